@@ -1,0 +1,205 @@
+//! The feed on core NATS: fire and forget.
+//!
+//! A gateway holds one subscription to all frames and hands them to its watchers in process: no round trip when a
+//! watcher comes or goes. Every gateway hears every frame, which is cheap while gateways are few.
+
+use std::sync::Arc;
+
+use async_nats::{Client, Event as ConnectionEvent};
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::{Frame, Hub, LiveFeed, Signal, Subscription, local::SIGNALS};
+use crate::run::RunId;
+
+pub struct NatsFeed {
+    client: Client,
+    prefix: String,
+    hub: Hub,
+    listening: OnceCell<()>,
+}
+
+impl NatsFeed {
+    /// `cut` receives a word each time the connection was lost and found again: frames may have been missed.
+    pub fn new(client: Client, prefix: &str, cut: Arc<tokio::sync::Notify>) -> Self {
+        let hub = Hub::default();
+        let watchers = hub.clone();
+        tokio::spawn(async move {
+            loop {
+                cut.notified().await;
+                watchers.missed();
+            }
+        });
+        Self {
+            client,
+            prefix: prefix.into(),
+            hub,
+            listening: OnceCell::new(),
+        }
+    }
+
+    /// The callback to connect with, and the word it gives after each reconnect.
+    pub fn connection_watch() -> (
+        Arc<tokio::sync::Notify>,
+        impl Fn(ConnectionEvent) -> std::future::Ready<()>,
+    ) {
+        let cut = Arc::new(tokio::sync::Notify::new());
+        let word = cut.clone();
+        let callback = move |event| {
+            if matches!(event, ConnectionEvent::Connected | ConnectionEvent::SlowConsumer(_)) {
+                word.notify_one();
+            }
+            std::future::ready(())
+        };
+        (cut, callback)
+    }
+
+    async fn listen(&self) {
+        let hub = self.hub.clone();
+        let Ok(mut frames) = self.client.subscribe(format!("{}.feed.*", self.prefix)).await else {
+            return;
+        };
+        // From here on the server knows: what is published after this is heard.
+        let _ = self.client.flush().await;
+        tokio::spawn(async move {
+            while let Some(message) = frames.next().await {
+                if let Some(frame) = decode(&message.subject, &message.payload) {
+                    hub.publish(frame);
+                }
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl LiveFeed for NatsFeed {
+    async fn publish(&self, frames: Vec<Frame>) {
+        for frame in frames {
+            let subject = format!("{}.feed.{}", self.prefix, frame.run_id().0.simple());
+            let _ = self.client.publish(subject, encode(&frame)).await;
+        }
+    }
+
+    async fn subscribe(&self, run_id: RunId) -> Subscription {
+        self.listening.get_or_init(|| self.listen()).await;
+        self.hub.subscribe(run_id)
+    }
+
+    async fn signal(&self, run_id: RunId, signal: Signal) {
+        let word = match signal {
+            Signal::Changed => "changed",
+            Signal::Resend => "resend",
+        };
+        let subject = format!("{}.signal.{}", self.prefix, run_id.0.simple());
+        let _ = self.client.publish(subject, Bytes::from_static(word.as_bytes())).await;
+    }
+
+    async fn signals(&self) -> mpsc::Receiver<(RunId, Signal)> {
+        let (sender, receiver) = mpsc::channel(SIGNALS);
+        let client = self.client.clone();
+        let subject = format!("{}.signal.*", self.prefix);
+        tokio::spawn(async move {
+            let Ok(mut signals) = client.subscribe(subject).await else {
+                return;
+            };
+            while let Some(message) = signals.next().await {
+                let signal = match &*message.payload {
+                    b"changed" => Signal::Changed,
+                    b"resend" => Signal::Resend,
+                    _ => continue,
+                };
+                let Some(run_id) = run_of(&message.subject) else {
+                    continue;
+                };
+                if sender.try_send((run_id, signal)).is_err() && sender.is_closed() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+}
+
+fn run_of(subject: &str) -> Option<RunId> {
+    let (_, digits) = subject.rsplit_once('.')?;
+    uuid::Uuid::try_parse(digits).ok().map(RunId)
+}
+
+/// `E version deltas name\n` or `D version sub\n`, then the JSON as clients get it.
+fn encode(frame: &Frame) -> Bytes {
+    let (head, json) = match frame {
+        Frame::Event {
+            version,
+            name,
+            deltas,
+            json,
+            ..
+        } => (format!("E {version} {deltas} {name}\n"), json),
+        Frame::Delta { version, sub, json, .. } => (format!("D {version} {sub}\n"), json),
+    };
+    let mut bytes = BytesMut::with_capacity(head.len() + json.len());
+    bytes.put_slice(head.as_bytes());
+    bytes.put_slice(json);
+    bytes.freeze()
+}
+
+fn decode(subject: &str, payload: &Bytes) -> Option<Frame> {
+    let run_id = run_of(subject)?;
+    let end = payload.iter().position(|byte| *byte == b'\n')?;
+    let head = std::str::from_utf8(&payload[..end]).ok()?;
+    let json = payload.slice(end + 1..);
+    let mut words = head.split(' ');
+    match words.next()? {
+        "E" => {
+            let (version, deltas) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            Some(Frame::Event {
+                run_id,
+                version,
+                deltas,
+                name: words.next()?.into(),
+                json,
+            })
+        }
+        "D" => {
+            let (version, sub) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            Some(Frame::Delta {
+                run_id,
+                version,
+                sub,
+                json,
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_survives_the_wire() {
+        let run_id = RunId(uuid::Uuid::from_u128(7));
+        let subject = format!("p.feed.{}", run_id.0.simple());
+        let json = Bytes::from_static(b"{\"a\":\"\\n\"}\n");
+        let event = Frame::Event {
+            run_id,
+            version: 3,
+            name: "model.replied".into(),
+            deltas: 2,
+            json: json.clone(),
+        };
+        let delta = Frame::Delta {
+            run_id,
+            version: 4,
+            sub: 1,
+            json,
+        };
+        for frame in [event, delta] {
+            assert_eq!(decode(&subject, &encode(&frame)), Some(frame));
+        }
+        assert_eq!(decode(&subject, &Bytes::from_static(b"X 1\n")), None);
+    }
+}

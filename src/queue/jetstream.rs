@@ -1,0 +1,255 @@
+//! The queue on NATS JetStream: one work-queue stream, one durable pull consumer for each pool of workers.
+//!
+//! Servers before 2.11 ignore settings they do not know without saying so, and are refused.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self, AckKind,
+    consumer::{AckPolicy, Consumer, pull},
+    context::Context,
+    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+};
+use async_trait::async_trait;
+use futures::StreamExt;
+use tokio::sync::Mutex;
+
+use super::{Advance, CommandQueue, Delivery, Error, Receipt};
+
+/// A command not acknowledged by then comes again. Workers acknowledge once they hold the run's lease.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+const PULL_WAIT: Duration = Duration::from_millis(500);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Repeated message ids are swallowed for this long.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+const STREAM_BYTES_MAX: i64 = 1 << 30;
+const SERVER_MIN: (u64, u64) = (2, 11);
+
+#[derive(Debug, Clone)]
+pub struct QueueOptions {
+    /// In front of every name, so that several installations can share a server: `a-z 0-9 _`.
+    pub prefix: String,
+    /// The workers that share a consumer.
+    pub pool: String,
+    pub replicas: usize,
+}
+
+pub struct JetStreamQueue {
+    client: async_nats::Client,
+    context: Context,
+    options: QueueOptions,
+    consumer: Mutex<Option<Consumer<pull::Config>>>,
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+impl JetStreamQueue {
+    /// Uses a connection; creates the stream if it is missing. NATS being away is not an error here: the first use
+    /// will say so.
+    pub async fn new(client: async_nats::Client, options: QueueOptions) -> Result<Self, Error> {
+        let context = jetstream::new(client.clone());
+        let queue = Self {
+            client,
+            context,
+            options,
+            consumer: Mutex::default(),
+        };
+        if queue.client.connection_state() == async_nats::connection::State::Connected {
+            queue.check_server()?;
+            match queue.ensure_stream().await {
+                Ok(()) | Err(Error::Unavailable(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(queue)
+    }
+
+    /// Refuses a server that is too old to be trusted with our settings.
+    pub fn check_server(&self) -> Result<(), Error> {
+        let info = self.client.server_info();
+        let mut numbers = info.version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version < SERVER_MIN {
+            return Err(Error::Unusable(format!(
+                "nats-server {} is too old: Steadfast needs {}.{} or later, because older servers silently ignore \
+                 stream and consumer settings they do not know",
+                info.version, SERVER_MIN.0, SERVER_MIN.1
+            )));
+        }
+        if !info.jetstream {
+            return Err(Error::Unusable(
+                "nats-server runs without JetStream: start it with -js".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn stream_name(&self) -> String {
+        format!("{}_COMMANDS", self.options.prefix.to_uppercase())
+    }
+
+    fn subject(&self, tenant: &str) -> String {
+        format!("{}.commands.{}.{tenant}", self.options.prefix, self.options.pool)
+    }
+
+    async fn ensure_stream(&self) -> Result<(), Error> {
+        let config = Config {
+            name: self.stream_name(),
+            subjects: vec![format!("{}.commands.>", self.options.prefix)],
+            retention: RetentionPolicy::WorkQueue,
+            storage: StorageType::File,
+            num_replicas: self.options.replicas,
+            discard: DiscardPolicy::New,
+            max_bytes: STREAM_BYTES_MAX,
+            duplicate_window: DUPLICATE_WINDOW,
+            ..Config::default()
+        };
+        self.context.get_or_create_stream(config).await.map_err(unavailable)?;
+        Ok(())
+    }
+
+    async fn consumer(&self) -> Result<Consumer<pull::Config>, Error> {
+        let mut slot = self.consumer.lock().await;
+        if let Some(consumer) = &*slot {
+            return Ok(consumer.clone());
+        }
+        self.check_server()?;
+        self.ensure_stream().await?;
+        let stream = self.context.get_stream(self.stream_name()).await.map_err(unavailable)?;
+        let name = format!("workers_{}", self.options.pool);
+        let config = pull::Config {
+            durable_name: Some(name.clone()),
+            filter_subject: self.subject("*"),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            // Poison is counted in the store; a limit here would leave the message behind, undeliverable.
+            max_deliver: -1,
+            max_ack_pending: 100_000,
+            ..pull::Config::default()
+        };
+        let consumer = stream
+            .get_or_create_consumer(&name, config)
+            .await
+            .map_err(unavailable)?;
+        *slot = Some(consumer.clone());
+        Ok(consumer)
+    }
+
+    async fn forget_consumer(&self) {
+        *self.consumer.lock().await = None;
+    }
+}
+
+#[async_trait]
+impl CommandQueue for JetStreamQueue {
+    async fn publish(&self, command: &Advance) -> Result<(), Error> {
+        let payload = serde_json::to_vec(command).map_err(unavailable)?;
+        let mut headers = async_nats::HeaderMap::new();
+        let id = format!("{}:{}:{}", command.run_id, command.version, command.dispatch);
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, id.as_str());
+        let subject = self.subject(command.tenant.as_str());
+        let send = async {
+            let ack = self
+                .context
+                .publish_with_headers(subject, headers, payload.into())
+                .await
+                .map_err(unavailable)?;
+            ack.await.map_err(unavailable)
+        };
+        match tokio::time::timeout(PUBLISH_TIMEOUT, send).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                // The stream may have been wiped: make it again, so the redriver's next try finds it.
+                let _ = tokio::time::timeout(PUBLISH_TIMEOUT, self.ensure_stream()).await;
+                Err(error)
+            }
+            Err(_) => Err(Error::Unavailable("no answer to a publish".into())),
+        }
+    }
+
+    async fn pull(&self, max: usize) -> Result<Vec<Delivery>, Error> {
+        let consumer = match tokio::time::timeout(PUBLISH_TIMEOUT, self.consumer()).await {
+            Ok(consumer) => consumer?,
+            Err(_) => return Err(Error::Unavailable("no answer to a consumer request".into())),
+        };
+        let pulled = async {
+            let mut batch = consumer
+                .batch()
+                .max_messages(max)
+                .expires(PULL_WAIT)
+                .messages()
+                .await
+                .map_err(unavailable)?;
+            let mut deliveries = Vec::new();
+            // The first may take its time; the rest are there already or are left for the next pull.
+            while deliveries.len() < max {
+                let message = match deliveries.is_empty() {
+                    true => batch.next().await,
+                    false => match futures::poll!(batch.next()) {
+                        std::task::Poll::Ready(message) => message,
+                        std::task::Poll::Pending => break,
+                    },
+                };
+                let Some(message) = message else { break };
+                let message = message.map_err(unavailable)?;
+                match serde_json::from_slice(&message.payload) {
+                    Ok(command) => deliveries.push(Delivery {
+                        command,
+                        receipt: Box::new(JetStreamReceipt(message)),
+                    }),
+                    Err(error) => {
+                        tracing::warn!(%error, "a message on the command queue is not a command; it is removed");
+                        let _ = message.ack_with(AckKind::Term).await;
+                    }
+                }
+            }
+            Ok(deliveries)
+        };
+        let answer = match tokio::time::timeout(PULL_WAIT * 4, pulled).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Unavailable("no answer to a pull".into())),
+        };
+        if answer.is_err() {
+            self.forget_consumer().await;
+        }
+        answer
+    }
+
+    async fn incarnation(&self) -> Result<String, Error> {
+        let ask = async {
+            match self.context.get_stream(self.stream_name()).await {
+                Ok(stream) => Ok(stream.cached_info().created.unix_timestamp_nanos().to_string()),
+                Err(_) => {
+                    self.ensure_stream().await?;
+                    let stream = self.context.get_stream(self.stream_name()).await.map_err(unavailable)?;
+                    Ok(stream.cached_info().created.unix_timestamp_nanos().to_string())
+                }
+            }
+        };
+        match tokio::time::timeout(PUBLISH_TIMEOUT, ask).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Unavailable("no answer about the stream".into())),
+        }
+    }
+
+    async fn depth(&self) -> Result<u64, Error> {
+        let stream = self.context.get_stream(self.stream_name()).await.map_err(unavailable)?;
+        Ok(stream.cached_info().state.messages)
+    }
+}
+
+struct JetStreamReceipt(jetstream::Message);
+
+#[async_trait]
+impl Receipt for JetStreamReceipt {
+    async fn ack(self: Box<Self>) {
+        // Lost, the command comes again and finds nothing to do.
+        let _ = self.0.ack().await;
+    }
+
+    async fn give_back(self: Box<Self>, after: Duration) {
+        let _ = self.0.ack_with(AckKind::Nak(Some(after))).await;
+    }
+}

@@ -1,0 +1,75 @@
+//! The command queue: hints that a run can go on.
+//!
+//! There is one command, *advance run R*. It carries ids only and the worker re-reads the truth, so losing, doubling
+//! or reordering commands costs latency and nothing else. Whatever is lost here the redriver finds in the store.
+
+mod jetstream;
+mod local;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+pub use jetstream::{JetStreamQueue, QueueOptions};
+pub use local::LocalQueue;
+
+use crate::run::{RunId, TenantId};
+
+/// Advance this run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Advance {
+    pub run_id: RunId,
+    pub tenant: TenantId,
+    /// The run's version when the command was sent: for the eye, and for the message id.
+    pub version: u64,
+    /// Which dispatch of this version it is: a message id that was used before is swallowed by the server.
+    pub dispatch: u64,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("the command queue is not available: {0}")]
+    Unavailable(String),
+    /// Never to be fixed by trying again: the wrong server, the wrong configuration.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// A command in the hands of a worker. Dropped without a word, it comes again after the queue's ack wait.
+pub struct Delivery {
+    pub command: Advance,
+    receipt: Box<dyn Receipt>,
+}
+
+impl Delivery {
+    /// The command is done with: the store knows all that follows from it.
+    pub async fn ack(self) {
+        self.receipt.ack().await;
+    }
+
+    /// Give it to someone, later.
+    pub async fn give_back(self, after: Duration) {
+        self.receipt.give_back(after).await;
+    }
+}
+
+#[async_trait]
+trait Receipt: Send {
+    async fn ack(self: Box<Self>);
+    async fn give_back(self: Box<Self>, after: Duration);
+}
+
+#[async_trait]
+pub trait CommandQueue: Send + Sync + 'static {
+    async fn publish(&self, command: &Advance) -> Result<(), Error>;
+
+    /// Up to `max` commands; waits a while for the first, answers none if there is none.
+    async fn pull(&self, max: usize) -> Result<Vec<Delivery>, Error>;
+
+    /// Changes whenever the queue may have lost what it held: a wiped or re-created stream, a restarted process.
+    async fn incarnation(&self) -> Result<String, Error>;
+
+    /// Commands not yet acknowledged.
+    async fn depth(&self) -> Result<u64, Error>;
+}

@@ -1,0 +1,129 @@
+//! Orders to a run, and the reasons to refuse them.
+
+use super::{AgentRef, Limits, Message, RunId, SessionId, Status, Time, ToolCall, ToolSpec, Usage, agent::AgentTool};
+
+/// An order. Whatever is not a function of the run's past comes in here: time, ids, the outside world's answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// The gateway: a client posted a task.
+    Request(Request),
+    /// The worker: a claim was won; go on from wherever the run stands.
+    Advance {
+        now: Time,
+        worker: String,
+        epoch: u64,
+        context: Option<Context>,
+    },
+    /// The worker: the model answered.
+    RecordReply {
+        now: Time,
+        step: u32,
+        attempt: u32,
+        reply: ModelReply,
+    },
+    /// The worker: the call failed. `retry_at` is the retry policy's word; none means it will not help.
+    RecordModelFailure {
+        now: Time,
+        step: u32,
+        attempt: u32,
+        class: String,
+        message: String,
+        retry_at: Option<Time>,
+    },
+    /// The worker: the pause after a failed call is over.
+    RetryModelCall { now: Time },
+    /// The worker: tools have ended.
+    RecordToolResults { now: Time, results: Vec<ToolResult> },
+    /// The gateway: the client posts what its tools returned.
+    SubmitToolOutputs { now: Time, outputs: Vec<ToolOutput> },
+    /// The gateway: someone wants the run to stop.
+    Cancel { now: Time, reason: Option<String> },
+    /// The worker: it has let go of what it was doing, the run may end as cancelled.
+    ConfirmCancel { now: Time },
+    /// The worker: the run cannot go on for a reason outside its own rules.
+    Fail { now: Time, code: String, message: String },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    pub now: Time,
+    pub agent: AgentRef,
+    pub model: String,
+    pub server_tools: Vec<AgentTool>,
+    pub client_tools: Vec<ToolSpec>,
+    pub limits: Limits,
+    pub session_id: SessionId,
+    pub continues_session: bool,
+    pub input: Vec<Message>,
+    pub metadata: serde_json::Value,
+    pub idempotency_key: Option<String>,
+}
+
+/// The earlier turns of the session, chosen by the worker before the first model call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Context {
+    pub turns: Vec<RunId>,
+    pub digest: String,
+}
+
+/// What came back from a model.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ModelReply {
+    pub text: String,
+    pub tool_calls: Vec<ToolCall>,
+    pub usage: Usage,
+    pub model: String,
+    pub provider_id: Option<String>,
+    pub finish_reason: Option<String>,
+    pub latency_ms: u64,
+    pub first_token_ms: Option<u64>,
+    pub deltas: Vec<u32>,
+}
+
+/// How a tool run by the worker ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolResult {
+    pub tool_call_id: String,
+    pub outcome: Result<String, String>,
+    pub duration_ms: u64,
+}
+
+/// What a client says its tool returned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolOutput {
+    pub tool_call_id: String,
+    pub outcome: Result<String, String>,
+}
+
+/// Why a command cannot happen: the sender's doing, and what would help.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the run was requested already")]
+    AlreadyRequested,
+    #[error("the run has not been requested")]
+    NotRequested,
+    #[error("the run has ended as {0}; nothing can be added to it")]
+    AlreadyEnded(Status),
+    #[error("the input is empty; give at least one message")]
+    EmptyInput,
+    #[error("the last message of the input is from {0}; it must be from user")]
+    InputNotFromUser(&'static str),
+    #[error("two tools of this run are called {0}; give each its own name")]
+    DuplicateTool(String),
+    #[error("the run has nothing to do for a worker: it is {0}")]
+    NothingToDo(Status),
+    #[error("no model call of step {step}, attempt {attempt} is open")]
+    NoSuchModelCall { step: u32, attempt: u32 },
+    #[error("no tool call {0} was made by this run")]
+    UnknownToolCall(String),
+    #[error("tool call {0} is not for the client to answer")]
+    NotAClientTool(String),
+    #[error("tool call {0} was answered before, with another output")]
+    OutputDiffers(String),
+    #[error("tool call {0} appears twice; send one output for each call")]
+    DuplicateOutput(String),
+    #[error("no outputs were given")]
+    NoOutputs,
+    #[error("no cancel was requested")]
+    NoCancelRequested,
+}

@@ -1,0 +1,480 @@
+//! May this command happen, and which facts does it cause?
+//!
+//! Intent events ride behind the facts that cause them (a reply and the tool calls it asks for, a tool result and the
+//! next model call), so one append moves the run one whole turn.
+
+use super::{
+    Command, Event, Message, Refusal, Run, Time, ToolCall, ToolOutput, ToolResult, WaitingOn,
+    command::{Context, ModelReply, Request},
+    event::{
+        CancelRequested, ContextAssembled, Executor, ModelCallFailed, ModelCallOrphaned, ModelCallRequested,
+        ModelReplied, RunCancelled, RunCompleted, RunError, RunFailed, RunRequested, RunResumed, RunStarted,
+        ToolCallFailed, ToolCallRequested, ToolCallStarted, ToolCallSucceeded,
+    },
+    state::{Call, ToolState},
+};
+
+pub fn decide(run: &Run, command: Command) -> Result<Vec<Event>, Refusal> {
+    if let Command::Request(request) = command {
+        return accept(run, request);
+    }
+    let Some(request) = &run.request else {
+        return Err(Refusal::NotRequested);
+    };
+    // A post that was carried out before is answered the same way even after the end.
+    if let Command::SubmitToolOutputs { now, outputs } = command {
+        return take_client_outputs(run, request, now, outputs);
+    }
+    if run.outcome.is_some() {
+        return Err(Refusal::AlreadyEnded(run.status()));
+    }
+    let mut plan = Plan {
+        run: run.clone(),
+        request,
+        events: Vec::new(),
+    };
+    match command {
+        Command::Request(_) | Command::SubmitToolOutputs { .. } => unreachable!("handled above"),
+        Command::Advance {
+            now,
+            worker,
+            epoch,
+            context,
+        } => plan.advance(now, worker, epoch, context)?,
+        Command::RecordReply {
+            now,
+            step,
+            attempt,
+            reply,
+        } => plan.reply(now, step, attempt, reply)?,
+        Command::RecordModelFailure {
+            now,
+            step,
+            attempt,
+            class,
+            message,
+            retry_at,
+        } => {
+            plan.model_failure(now, step, attempt, class, message, retry_at)?;
+        }
+        Command::RetryModelCall { now } => {
+            let Call::Backoff { attempt, .. } = run.call else {
+                return Err(Refusal::NothingToDo(run.status()));
+            };
+            plan.call_model(now, run.step, attempt + 1);
+        }
+        Command::RecordToolResults { now, results } => plan.tool_results(now, results)?,
+        Command::Cancel { reason, .. } => plan.cancel(reason),
+        Command::ConfirmCancel { .. } => {
+            let Some(reason) = run.cancel.clone() else {
+                return Err(Refusal::NoCancelRequested);
+            };
+            plan.orphan_open_call();
+            plan.push(RunCancelled { reason });
+        }
+        Command::Fail { code, message, .. } => {
+            plan.orphan_open_call();
+            plan.fail(&code, message);
+        }
+    }
+    Ok(plan.events)
+}
+
+fn accept(run: &Run, request: Request) -> Result<Vec<Event>, Refusal> {
+    if run.request.is_some() {
+        return Err(Refusal::AlreadyRequested);
+    }
+    match request.input.last() {
+        None => return Err(Refusal::EmptyInput),
+        Some(Message::User { .. }) => {}
+        Some(other) => return Err(Refusal::InputNotFromUser(other.role())),
+    }
+    let mut names: Vec<&str> = request.server_tools.iter().map(|tool| tool.name.as_str()).collect();
+    names.extend(request.client_tools.iter().map(|tool| tool.name.as_str()));
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Refusal::DuplicateTool(twice[0].into()));
+    }
+    let seconds = i64::try_from(request.limits.run_seconds_max)
+        .unwrap_or(i64::MAX)
+        .min(10 * 365 * 86_400);
+    let deadline = request.now + chrono::TimeDelta::seconds(seconds);
+    Ok(vec![
+        RunRequested {
+            agent: request.agent,
+            model: request.model,
+            session_id: request.session_id,
+            input: request.input,
+            continues_session: request.continues_session,
+            server_tools: request.server_tools,
+            client_tools: request.client_tools,
+            limits: request.limits,
+            deadline,
+            metadata: request.metadata,
+            idempotency_key: request.idempotency_key,
+        }
+        .into(),
+    ])
+}
+
+fn take_client_outputs(
+    run: &Run,
+    request: &RunRequested,
+    now: Time,
+    outputs: Vec<ToolOutput>,
+) -> Result<Vec<Event>, Refusal> {
+    if outputs.is_empty() {
+        return Err(Refusal::NoOutputs);
+    }
+    for (at, output) in outputs.iter().enumerate() {
+        if outputs[..at]
+            .iter()
+            .any(|earlier| earlier.tool_call_id == output.tool_call_id)
+        {
+            return Err(Refusal::DuplicateOutput(output.tool_call_id.clone()));
+        }
+    }
+    let taken = |output: &ToolOutput| run.client_outputs.iter().find(|(id, _)| *id == output.tool_call_id);
+    let mut fresh = Vec::new();
+    for output in outputs {
+        if let Some((id, before)) = taken(&output) {
+            if *before != output.outcome {
+                return Err(Refusal::OutputDiffers(id.clone()));
+            }
+            continue;
+        }
+        match run.open_tools.iter().find(|tool| tool.call.id == output.tool_call_id) {
+            Some(tool) if tool.executor == Executor::Client => fresh.push(output),
+            Some(_) => return Err(Refusal::NotAClientTool(output.tool_call_id)),
+            None if run.outcome.is_some() => return Err(Refusal::AlreadyEnded(run.status())),
+            None => return Err(Refusal::UnknownToolCall(output.tool_call_id)),
+        }
+    }
+    let mut plan = Plan {
+        run: run.clone(),
+        request,
+        events: Vec::new(),
+    };
+    for output in fresh {
+        plan.end_tool(output.tool_call_id, output.outcome, 0)?;
+    }
+    // The gateway does not call models: the worker that claims the run asks for the next call.
+    let _ = now;
+    Ok(plan.events)
+}
+
+/// Events so far, and the run as it stands after them.
+struct Plan<'a> {
+    run: Run,
+    request: &'a RunRequested,
+    events: Vec<Event>,
+}
+
+impl Plan<'_> {
+    fn push(&mut self, event: impl Into<Event>) {
+        let event = event.into();
+        self.run = std::mem::take(&mut self.run).evolve(&event);
+        self.events.push(event);
+    }
+
+    fn fail(&mut self, code: &str, message: impl Into<String>) {
+        self.push(RunFailed {
+            error: RunError {
+                code: code.into(),
+                message: message.into(),
+            },
+        });
+    }
+
+    fn advance(&mut self, now: Time, worker: String, epoch: u64, context: Option<Context>) -> Result<(), Refusal> {
+        let overdue = now >= self.request.deadline;
+        let idle = matches!(self.run.waiting_on(), Some(WaitingOn::ToolOutputs { .. }));
+        if idle && !overdue {
+            return Err(Refusal::NothingToDo(self.run.status()));
+        }
+        if let Call::Backoff { retry_at, .. } = self.run.call
+            && now < retry_at
+            && !overdue
+            && self.run.cancel.is_none()
+        {
+            return Err(Refusal::NothingToDo(self.run.status()));
+        }
+        if self.run.epoch == 0 {
+            self.push(RunStarted { worker, epoch });
+        } else {
+            self.push(RunResumed { worker, epoch });
+        }
+        if let Some(reason) = self.run.cancel.clone() {
+            self.orphan_open_call();
+            self.push(RunCancelled { reason });
+            return Ok(());
+        }
+        let claims_max = self.request.limits.claims_max;
+        if self.run.fruitless_claims > claims_max {
+            self.orphan_open_call();
+            self.fail(
+                "poison",
+                format!("{claims_max} workers in a row claimed the run and none brought it a step forward"),
+            );
+            return Ok(());
+        }
+        if let (None, Some(context)) = (&self.run.turns, context) {
+            self.push(ContextAssembled {
+                turns: context.turns,
+                digest: context.digest,
+            });
+        }
+        let orphan = self.orphan_open_call();
+        if let Call::Backoff { attempt, .. } = self.run.call {
+            self.call_model(now, self.run.step, attempt + 1);
+            return Ok(());
+        }
+        if let Some(attempt) = orphan {
+            self.call_model(now, self.run.step, attempt + 1);
+            return Ok(());
+        }
+        // A tool that must not run twice and may have run: the model is told, and decides.
+        let cut_off: Vec<String> = (self.run.open_tools.iter())
+            .filter(|tool| tool.state == ToolState::Started && tool.executor == Executor::Server)
+            .map(|tool| tool.call.id.clone())
+            .collect();
+        for id in cut_off {
+            let error = "the call was cut off by a crash after it had started; it may or may not have taken effect, \
+                         and it was not repeated";
+            self.end_tool(id, Err(error.into()), 0)?;
+        }
+        self.go_on(now);
+        Ok(())
+    }
+
+    fn reply(&mut self, now: Time, step: u32, attempt: u32, reply: ModelReply) -> Result<(), Refusal> {
+        self.expect_open_call(step, attempt)?;
+        let ModelReply {
+            text,
+            tool_calls,
+            usage,
+            model,
+            provider_id,
+            finish_reason,
+            latency_ms,
+            first_token_ms,
+            deltas,
+        } = reply;
+        let tool_calls = self.with_unique_ids(tool_calls, step);
+        self.push(ModelReplied {
+            step,
+            attempt,
+            text: text.clone(),
+            tool_calls: tool_calls.clone(),
+            usage,
+            model,
+            provider_id,
+            finish_reason,
+            latency_ms,
+            first_token_ms,
+            deltas,
+        });
+        if let Some(reason) = self.run.cancel.clone() {
+            self.push(RunCancelled { reason });
+            return Ok(());
+        }
+        if tool_calls.is_empty() {
+            self.push(RunCompleted { output: text });
+            return Ok(());
+        }
+        for call in tool_calls {
+            self.request_tool(step, call)?;
+        }
+        self.go_on(now);
+        Ok(())
+    }
+
+    /// Some servers number tool calls per reply, some leave the id out; a run needs them unique.
+    fn with_unique_ids(&self, calls: Vec<ToolCall>, step: u32) -> Vec<ToolCall> {
+        let mut used: Vec<String> = Vec::new();
+        for message in &self.run.messages {
+            if let Message::Assistant { tool_calls, .. } = message {
+                used.extend(tool_calls.iter().map(|call| call.id.clone()));
+            }
+        }
+        (calls.into_iter().enumerate())
+            .map(|(at, mut call)| {
+                if call.id.is_empty() || used.contains(&call.id) {
+                    call.id = format!("call_{step}_{}", at + 1);
+                }
+                while used.contains(&call.id) {
+                    call.id.push('x');
+                }
+                used.push(call.id.clone());
+                call
+            })
+            .collect()
+    }
+
+    fn request_tool(&mut self, step: u32, call: ToolCall) -> Result<(), Refusal> {
+        let server_tool = self.request.server_tools.iter().find(|tool| tool.name == call.name);
+        let client_tool = self.request.client_tools.iter().any(|tool| tool.name == call.name);
+        let (id, name) = (call.id.clone(), call.name.clone());
+        let executor = match (server_tool, client_tool) {
+            (Some(_), _) => Executor::Server,
+            (None, true) => Executor::Client,
+            (None, false) => Executor::Nobody,
+        };
+        self.push(ToolCallRequested { step, call, executor });
+        match server_tool {
+            Some(tool) if !tool.retry_safe => self.push(ToolCallStarted { tool_call_id: id }),
+            None if !client_tool => {
+                let known: Vec<&str> = (self.request.server_tools.iter().map(|tool| tool.name.as_str()))
+                    .chain(self.request.client_tools.iter().map(|tool| tool.name.as_str()))
+                    .collect();
+                let error = format!("there is no tool {name:?}; the tools are: {}", known.join(", "));
+                self.end_tool(id, Err(error), 0)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn model_failure(
+        &mut self,
+        now: Time,
+        step: u32,
+        attempt: u32,
+        class: String,
+        message: String,
+        retry_at: Option<Time>,
+    ) -> Result<(), Refusal> {
+        self.expect_open_call(step, attempt)?;
+        let attempts_max = self.request.limits.model_attempts_max;
+        let retry_at = retry_at.filter(|at| attempt < attempts_max && *at < self.request.deadline);
+        self.push(ModelCallFailed {
+            step,
+            attempt,
+            class: class.clone(),
+            message: message.clone(),
+            retry_at,
+        });
+        if let Some(reason) = self.run.cancel.clone() {
+            self.push(RunCancelled { reason });
+        } else if retry_at.is_none() {
+            let tries = if attempt == 1 {
+                "1 attempt".into()
+            } else {
+                format!("{attempt} attempts")
+            };
+            self.fail(
+                &format!("model_{class}"),
+                format!("the model call of step {step} failed after {tries}: {message}"),
+            );
+        } else if now >= self.request.deadline {
+            self.fail("deadline", "the run's time is over");
+        }
+        Ok(())
+    }
+
+    fn tool_results(&mut self, now: Time, results: Vec<ToolResult>) -> Result<(), Refusal> {
+        for result in results {
+            self.end_tool(result.tool_call_id, result.outcome, result.duration_ms)?;
+        }
+        if let Some(reason) = self.run.cancel.clone() {
+            self.push(RunCancelled { reason });
+            return Ok(());
+        }
+        self.go_on(now);
+        Ok(())
+    }
+
+    fn cancel(&mut self, reason: Option<String>) {
+        if self.run.cancel.is_some() {
+            return;
+        }
+        let at_work = self.run.claimed;
+        self.push(CancelRequested { reason: reason.clone() });
+        // With no worker holding the run nobody needs to let go of anything.
+        if !at_work {
+            self.push(RunCancelled { reason });
+        }
+    }
+
+    fn end_tool(&mut self, id: String, outcome: Result<String, String>, duration_ms: u64) -> Result<(), Refusal> {
+        let Some(tool) = self.run.open_tools.iter().find(|tool| tool.call.id == id) else {
+            return Err(Refusal::UnknownToolCall(id));
+        };
+        let name = tool.call.name.clone();
+        match outcome {
+            Ok(output) => self.push(ToolCallSucceeded {
+                tool_call_id: id,
+                name,
+                output,
+                duration_ms,
+            }),
+            Err(error) => self.push(ToolCallFailed {
+                tool_call_id: id,
+                name,
+                error,
+                duration_ms,
+            }),
+        }
+        Ok(())
+    }
+
+    /// Once no tool is open, the model is asked again.
+    fn go_on(&mut self, now: Time) {
+        if self.run.open_tools.is_empty() && self.run.call == Call::Idle {
+            self.call_model(now, self.run.step + 1, 1);
+        } else if now >= self.request.deadline {
+            self.fail("deadline", "the run's time is over");
+        }
+    }
+
+    fn call_model(&mut self, now: Time, step: u32, attempt: u32) {
+        let limits = self.request.limits;
+        if now >= self.request.deadline {
+            let message = format!(
+                "the run did not end within {} s (limits.run_seconds_max)",
+                limits.run_seconds_max
+            );
+            self.fail("deadline", message);
+        } else if step > limits.steps_max {
+            let message = format!(
+                "the run took {} steps without an answer (limits.steps_max)",
+                limits.steps_max
+            );
+            self.fail("step_limit", message);
+        } else if attempt > limits.model_attempts_max {
+            let message = format!(
+                "the model call of step {step} was tried {} times (limits.model_attempts_max)",
+                attempt - 1
+            );
+            self.fail("model_attempts", message);
+        } else {
+            self.push(ModelCallRequested {
+                step,
+                attempt,
+                model: self.request.model.clone(),
+                reserved_output_tokens: limits.output_tokens_max,
+            });
+        }
+    }
+
+    fn orphan_open_call(&mut self) -> Option<u32> {
+        let Call::Open { attempt } = self.run.call else {
+            return None;
+        };
+        let charged_output_tokens = self.request.limits.output_tokens_max;
+        self.push(ModelCallOrphaned {
+            step: self.run.step,
+            attempt,
+            charged_output_tokens,
+        });
+        Some(attempt)
+    }
+
+    fn expect_open_call(&self, step: u32, attempt: u32) -> Result<(), Refusal> {
+        if self.run.step == step && self.run.call == (Call::Open { attempt }) {
+            Ok(())
+        } else {
+            Err(Refusal::NoSuchModelCall { step, attempt })
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The port every store adapter implements. Rooms hold an [`Appender`](super::Appender) or a
+//! [`Reader`](super::Reader), never this.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{
+    ApiKey, Backlog, Due, Error, Hash, Head, Idempotency, LogEntry, Outcome, Position, Prepared, Session, Snapshot,
+    StoredEvent,
+};
+use crate::run::{RunId, SessionId, TenantId, Time};
+
+/// Appends to be written together. No two are for the same run, the same existing session or the same key.
+pub type Batch = Vec<Prepared>;
+
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// How many batches may be written at the same time.
+    fn lanes(&self) -> usize;
+
+    /// Writes a batch in one commit. One verdict for each append, in order; a conflict of one touches no other.
+    /// An error means the outcome of all is unknown.
+    async fn write(&self, batch: &[Prepared]) -> Result<Vec<Outcome>, Error>;
+
+    /// Is this append in the log? Asked after an error left it open, so a commit whose answer was lost counts once.
+    async fn was_appended(&self, append: &Prepared) -> Result<Option<Outcome>, Error>;
+
+    async fn head(&self, run_id: RunId) -> Result<Option<Head>, Error>;
+
+    /// A run's events with a version above `after`, oldest first.
+    async fn events(&self, run_id: RunId, after: u64, limit: u32) -> Result<Vec<StoredEvent>, Error>;
+
+    /// The whole log after a position, in commit order, up to the oldest transaction still open.
+    async fn log(&self, after: Position, limit: u32) -> Result<Vec<LogEntry>, Error>;
+
+    /// The position of the last event [`Backend::log`] would give now.
+    async fn log_end(&self) -> Result<Position, Error>;
+
+    /// The ended runs of a session before a run, newest first.
+    async fn turns(&self, session_id: SessionId, before: u64, limit: u32) -> Result<Vec<RunId>, Error>;
+
+    /// Extends the leases of these runs, where the epoch still holds. Answers the runs that were renewed.
+    async fn renew(&self, owner: &str, runs: &[(RunId, u64)], ttl: Duration) -> Result<Vec<RunId>, Error>;
+
+    /// Takes up to `limit` overdue runs that nothing holds back and puts each off by a growing pause.
+    async fn take_due(&self, limit: u32, first_pause: Duration) -> Result<Vec<Due>, Error>;
+
+    /// Makes every queued run due at once and ends the leases of `dead_owner`: after the queue was wiped, or when
+    /// the only process there is has started again.
+    async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error>;
+
+    async fn backlog(&self) -> Result<Backlog, Error>;
+
+    async fn put_snapshot(&self, run_id: RunId, snapshot: &Snapshot, state_version: u32) -> Result<(), Error>;
+    async fn snapshot(&self, run_id: RunId, state_version: u32) -> Result<Option<Snapshot>, Error>;
+
+    async fn put_blob(&self, sha256: &Hash, bytes: &[u8]) -> Result<(), Error>;
+    async fn blob(&self, sha256: &Hash) -> Result<Option<Vec<u8>>, Error>;
+
+    async fn create_session(&self, session: &Session, key: Option<&Idempotency>) -> Result<Outcome, Error>;
+    async fn session(&self, tenant: &TenantId, id: SessionId) -> Result<Option<Session>, Error>;
+    async fn idempotency(&self, tenant: &TenantId, key: &str) -> Result<Option<Idempotency>, Error>;
+
+    async fn put_api_key(&self, key: &ApiKey, hash: &Hash) -> Result<(), Error>;
+    async fn api_key(&self, hash: &Hash) -> Result<Option<ApiKey>, Error>;
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, Error>;
+    async fn revoke_api_key(&self, id: Uuid, now: Time) -> Result<bool, Error>;
+}

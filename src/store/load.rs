@@ -1,0 +1,102 @@
+//! A run, folded from its events; long ones from their last snapshot on.
+
+use super::{Appended, Error, GENESIS, Hash, Head, Reader, Snapshot};
+use crate::run::{Event, Run, RunId, state::STATE_VERSION};
+
+/// A snapshot is kept each time a run has grown by this many events: it bounds the cost of loading.
+pub const SNAPSHOT_EVERY: u64 = 256;
+const PAGE: u32 = 1000;
+
+/// A run and what a writer must know to add to it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub head: Head,
+    pub run: Run,
+    /// The hash of the last event folded.
+    pub hash: Hash,
+}
+
+impl Loaded {
+    /// Moves on over an append of our own.
+    pub fn advance(&mut self, events: &[Event], appended: &Appended) {
+        for event in events {
+            self.run = std::mem::take(&mut self.run).evolve(event);
+        }
+        (self.head.version, self.hash) = appended.head();
+        self.head.epoch = appended.epoch;
+        self.head.hash = self.hash;
+        self.head.status = self.run.status();
+    }
+}
+
+impl Reader {
+    /// The run as the log tells it now.
+    pub async fn load(&self, run_id: RunId) -> Result<Option<Loaded>, Error> {
+        let Some(head) = self.head(run_id).await? else {
+            return Ok(None);
+        };
+        let mut run = Run::default();
+        let mut hash = GENESIS;
+        if head.version >= SNAPSHOT_EVERY
+            && let Some(snapshot) = self.backend().snapshot(run_id, STATE_VERSION).await?
+            // A snapshot that does not read is as good as none: the log is the truth.
+            && let Ok(state) = serde_json::from_str::<Run>(&snapshot.state)
+            && state.version == snapshot.version
+        {
+            (run, hash) = (state, snapshot.hash);
+        }
+        let mut loaded = Loaded { head, run, hash };
+        self.catch_up(&mut loaded).await?;
+        Ok(Some(loaded))
+    }
+
+    /// Folds what was added since; refreshes the head.
+    pub async fn refresh(&self, loaded: &mut Loaded) -> Result<(), Error> {
+        if let Some(head) = self.head(loaded.head.run_id).await? {
+            loaded.head = head;
+        }
+        self.catch_up(loaded).await
+    }
+
+    /// Keeps a snapshot if the run has grown enough since the last one. Losing it costs time, never truth.
+    pub async fn keep_snapshot(&self, loaded: &Loaded, grown_from: u64) -> Result<(), Error> {
+        if loaded.run.version / SNAPSHOT_EVERY == grown_from / SNAPSHOT_EVERY {
+            return Ok(());
+        }
+        let Ok(state) = serde_json::to_string(&loaded.run) else {
+            return Ok(());
+        };
+        let snapshot = Snapshot {
+            version: loaded.run.version,
+            hash: loaded.hash,
+            state,
+        };
+        self.backend()
+            .put_snapshot(loaded.head.run_id, &snapshot, STATE_VERSION)
+            .await
+    }
+
+    async fn catch_up(&self, loaded: &mut Loaded) -> Result<(), Error> {
+        loop {
+            let page = self.events(loaded.head.run_id, loaded.run.version, PAGE).await?;
+            for stored in &page {
+                if stored.version != loaded.run.version + 1 {
+                    let reason = format!("expected version {}; the log has a hole", loaded.run.version + 1);
+                    return Err(Error::Corrupt {
+                        run_id: stored.run_id,
+                        version: stored.version,
+                        reason,
+                    });
+                }
+                loaded.run = std::mem::take(&mut loaded.run).evolve(&stored.decode()?);
+                loaded.hash = stored.hash;
+            }
+            if page.len() < PAGE as usize {
+                // The events may be newer than the head that was read before them.
+                loaded.head.version = loaded.head.version.max(loaded.run.version);
+                loaded.head.hash = loaded.hash;
+                return Ok(());
+            }
+        }
+    }
+}

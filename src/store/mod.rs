@@ -1,0 +1,54 @@
+//! The event store: the only truth.
+//!
+//! Two handles, so that a room can be given only what it needs: [`Appender`] may add to the log, [`Reader`] may read
+//! it. Both stand on one port, [`Backend`], with an adapter for Postgres and one for SQLite.
+//!
+//! Which write is truth and which is cache: `events`, `runs` (the head of each stream), `sessions`, `blobs`,
+//! `idempotency_keys` and `api_keys` are truth. `snapshots` and every read model are caches.
+
+mod adapter;
+mod appender;
+mod backend;
+mod clock;
+mod cqrs;
+mod encode;
+mod load;
+mod postgres;
+mod reader;
+pub mod sql;
+mod sqlite;
+mod types;
+
+pub use appender::{Appender, BATCH_MAX};
+pub use backend::{Backend, Batch};
+pub use cqrs::RunStore;
+pub use encode::{BLOB_BYTES_MIN, Prepared, chain};
+pub use load::{Loaded, SNAPSHOT_EVERY};
+pub use reader::Reader;
+pub use sql::Db;
+pub use types::*;
+
+/// A store, opened: both handles and the database under them.
+#[derive(Clone)]
+pub struct Store {
+    pub appender: Appender,
+    pub reader: Reader,
+    pub db: Db,
+}
+
+impl Store {
+    /// Opens `postgres://…` or `sqlite://PATH`. Does not migrate: see [`Db::migrate`].
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        let db = Db::connect(url).await?;
+        Ok(Self::on(db))
+    }
+
+    pub fn on(db: Db) -> Self {
+        let backend: std::sync::Arc<dyn Backend> = std::sync::Arc::new(adapter::Adapter::new(db.clone()));
+        Self {
+            appender: Appender::start(backend.clone()),
+            reader: Reader::new(backend),
+            db,
+        }
+    }
+}

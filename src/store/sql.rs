@@ -1,0 +1,387 @@
+//! One SQL text for both databases: `$1` placeholders, five kinds of values, rows by column name.
+//!
+//! For everything but the append, which each adapter writes in the way its database does best.
+
+use std::{borrow::Cow, path::Path, str::FromStr, time::Duration};
+
+use sqlx::{
+    AssertSqlSafe, ColumnIndex, Decode, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Transaction, Type,
+    migrate::{Migration, MigrationType, Migrator},
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
+};
+use uuid::Uuid;
+
+use super::Error;
+use crate::run::Time;
+
+const CONNECTIONS_MAX: u32 = 16;
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A database: a pool of connections to Postgres, or to a SQLite file with its one writer.
+#[derive(Clone, Debug)]
+pub enum Db {
+    Postgres(PgPool),
+    Sqlite { read: SqlitePool, write: SqlitePool },
+}
+
+impl Db {
+    /// `postgres://user@host/db` or `sqlite://PATH`.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        if let Some(path) = url.strip_prefix("sqlite://") {
+            return Self::open_file(Path::new(path)).await;
+        }
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            // The URL may hold a password: only its scheme is repeated.
+            let scheme = url.split(':').next().unwrap_or_default();
+            let message = format!("a database URL starts with postgres:// or sqlite://, not {scheme:?}");
+            return Err(Error::Refused(message));
+        }
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|error| Error::Refused(format!("the database URL does not read: {error}")))?
+            .application_name("steadfast")
+            // The append's arrays are small: these keep the plan at index look-ups however the tables have grown.
+            .options([
+                ("plan_cache_mode", "force_generic_plan"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
+                ("jit", "off"),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Self::Postgres(pool))
+    }
+
+    async fn open_file(path: &Path) -> Result<Self, Error> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| Error::Unavailable(format!("cannot create {}: {error}", folder.display())))?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5))
+            .statement_cache_capacity(256);
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+            .await?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_with(options.read_only(true))
+            .await?;
+        Ok(Self::Sqlite { read, write })
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
+    /// Brings the schema to this build's version. Safe to run from many processes at once, and again.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        let migrator = Migrator::with_migrations(migrations(self.is_postgres()));
+        let done = match self {
+            Self::Postgres(pool) => migrator.run(pool).await,
+            Self::Sqlite { write, .. } => migrator.run(write).await,
+        };
+        done.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) => error.into(),
+            other => Error::Refused(format!("migration: {other}")),
+        })
+    }
+
+    /// The migrations this build knows and the database lacks, by name.
+    pub async fn missing_migrations(&self) -> Result<Vec<String>, Error> {
+        let applied: Vec<i64> = match self
+            .fetch("select version from _sqlx_migrations where success", &[])
+            .await
+        {
+            Ok(rows) => rows.iter().map(|row| row.get("version")).collect::<Result<_, _>>()?,
+            Err(Error::Refused(_)) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok((migrations(self.is_postgres()).iter())
+            .filter(|migration| !applied.contains(&migration.version))
+            .map(|migration| migration.description.to_string())
+            .collect())
+    }
+
+    pub async fn execute(&self, sql: &str, args: &[Value]) -> Result<u64, Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        Ok(match self {
+            Self::Postgres(pool) => sqlx::query_with(sql, pg_args(args)?)
+                .execute(pool)
+                .await?
+                .rows_affected(),
+            Self::Sqlite { write, .. } => sqlx::query_with(sql, lite_args(args)?)
+                .execute(write)
+                .await?
+                .rows_affected(),
+        })
+    }
+
+    /// For statements that only read.
+    pub async fn fetch(&self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        Ok(match self {
+            Self::Postgres(pool) => rows(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool).await?),
+            Self::Sqlite { read, .. } => rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(read).await?),
+        })
+    }
+
+    /// For statements that write and answer rows (`returning`).
+    pub async fn fetch_writing(&self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        Ok(match self {
+            Self::Postgres(pool) => rows(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool).await?),
+            Self::Sqlite { write, .. } => rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(write).await?),
+        })
+    }
+
+    /// A transaction. On SQLite it takes the write lock at once, so it never fails half way for a reader's sake.
+    pub async fn begin(&self) -> Result<Tx, Error> {
+        Ok(match self {
+            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("begin immediate").await?),
+        })
+    }
+
+    pub async fn close(&self) {
+        match self {
+            Self::Postgres(pool) => pool.close().await,
+            Self::Sqlite { read, write } => {
+                read.close().await;
+                write.close().await;
+            }
+        }
+    }
+}
+
+/// Dropped without a commit, it never happened.
+pub enum Tx {
+    Postgres(Transaction<'static, Postgres>),
+    Sqlite(Transaction<'static, Sqlite>),
+}
+
+impl Tx {
+    pub async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        Ok(match self {
+            Self::Postgres(tx) => tx.execute(sqlx::query_with(sql, pg_args(args)?)).await?.rows_affected(),
+            Self::Sqlite(tx) => tx
+                .execute(sqlx::query_with(sql, lite_args(args)?))
+                .await?
+                .rows_affected(),
+        })
+    }
+
+    pub async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        Ok(match self {
+            Self::Postgres(tx) => rows(tx.fetch_all(sqlx::query_with(sql, pg_args(args)?)).await?),
+            Self::Sqlite(tx) => rows(tx.fetch_all(sqlx::query_with(sql, lite_args(args)?)).await?),
+        })
+    }
+
+    pub async fn commit(self) -> Result<(), Error> {
+        match self {
+            Self::Postgres(tx) => tx.commit().await?,
+            Self::Sqlite(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+
+    pub async fn rollback(self) -> Result<(), Error> {
+        match self {
+            Self::Postgres(tx) => tx.rollback().await?,
+            Self::Sqlite(tx) => tx.rollback().await?,
+        }
+        Ok(())
+    }
+}
+
+/// A bound value; `None` is null, and still knows its type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Int(Option<i64>),
+    Text(Option<String>),
+    Bytes(Option<Vec<u8>>),
+    Uuid(Option<Uuid>),
+    Time(Option<Time>),
+}
+
+macro_rules! values {
+    ($($from:ty => $variant:ident, $convert:expr;)*) => {
+        $(impl From<$from> for Value { fn from(value: $from) -> Self { Self::$variant(Some($convert(value))) } }
+        impl From<Option<$from>> for Value {
+            fn from(value: Option<$from>) -> Self { Self::$variant(value.map($convert)) }
+        })*
+    };
+}
+
+values! {
+    i64 => Int, |value| value;
+    i32 => Int, i64::from;
+    u32 => Int, i64::from;
+    // Numbers of this size do not occur; if one did, the largest bigint is the honest neighbour.
+    u64 => Int, |value| i64::try_from(value).unwrap_or(i64::MAX);
+    String => Text, |value| value;
+    &str => Text, str::to_owned;
+    Vec<u8> => Bytes, |value| value;
+    Uuid => Uuid, |value| value;
+    Time => Time, |value| value;
+}
+
+fn pg_args(values: &[Value]) -> Result<PgArguments, Error> {
+    use sqlx::Arguments;
+    let mut args = PgArguments::default();
+    for value in values {
+        match value {
+            Value::Int(value) => args.add(*value),
+            Value::Text(value) => args.add(value.as_deref()),
+            Value::Bytes(value) => args.add(value.as_deref()),
+            Value::Uuid(value) => args.add(*value),
+            Value::Time(value) => args.add(*value),
+        }
+        .map_err(|error| Error::Refused(error.to_string()))?;
+    }
+    Ok(args)
+}
+
+fn lite_args(values: &[Value]) -> Result<SqliteArguments, Error> {
+    use sqlx::Arguments;
+    let mut args = SqliteArguments::default();
+    for value in values {
+        match value {
+            Value::Int(value) => args.add(*value),
+            Value::Text(value) => args.add(value.clone()),
+            Value::Bytes(value) => args.add(value.clone()),
+            Value::Uuid(value) => args.add(*value),
+            Value::Time(value) => args.add(value.map(lite_time)),
+        }
+        .map_err(|error| Error::Refused(error.to_string()))?;
+    }
+    Ok(args)
+}
+
+/// Always the same length, so times compare as text.
+pub(super) fn lite_time(time: Time) -> String {
+    time.to_rfc3339_opts(chrono::SecondsFormat::Micros, false)
+}
+
+/// One row of an answer.
+pub enum Row {
+    Postgres(PgRow),
+    Sqlite(SqliteRow),
+}
+
+impl From<PgRow> for Row {
+    fn from(row: PgRow) -> Self {
+        Self::Postgres(row)
+    }
+}
+
+impl From<SqliteRow> for Row {
+    fn from(row: SqliteRow) -> Self {
+        Self::Sqlite(row)
+    }
+}
+
+fn rows<R: Into<Row>>(rows: Vec<R>) -> Vec<Row> {
+    rows.into_iter().map(Into::into).collect()
+}
+
+impl Row {
+    pub fn get<'r, T>(&'r self, column: &str) -> Result<T, Error>
+    where
+        T: Decode<'r, Postgres> + Type<Postgres> + Decode<'r, Sqlite> + Type<Sqlite>,
+        for<'a> &'a str: ColumnIndex<PgRow> + ColumnIndex<SqliteRow>,
+    {
+        match self {
+            Self::Postgres(row) => row.try_get(column),
+            Self::Sqlite(row) => row.try_get(column),
+        }
+        .map_err(Error::from)
+    }
+
+    /// A number that cannot be negative.
+    pub fn count(&self, column: &str) -> Result<u64, Error> {
+        let value: i64 = self.get(column)?;
+        u64::try_from(value).map_err(|_| Error::Refused(format!("column {column} is negative: {value}")))
+    }
+
+    pub fn hash(&self, column: &str) -> Result<super::Hash, Error> {
+        let bytes: Vec<u8> = self.get(column)?;
+        bytes
+            .try_into()
+            .map_err(|_| Error::Refused(format!("column {column} does not hold 32 bytes")))
+    }
+
+    pub fn tenant(&self, column: &str) -> Result<crate::run::TenantId, Error> {
+        let text: String = self.get(column)?;
+        text.parse()
+            .map_err(|error| Error::Refused(format!("column {column}: {error}")))
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        // Shutdowns, restarts, full disks, lost connections, deadlocks and time-outs pass; the rest does not.
+        const PASSING: [&str; 7] = ["08", "53", "57", "58", "40", "25", "55"];
+        match &error {
+            sqlx::Error::Database(database) => {
+                let code = database.code().unwrap_or(Cow::Borrowed(""));
+                let passing = match database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+                    Some(_) => PASSING.iter().any(|class| code.starts_with(class)),
+                    // SQLite: 5 busy, 6 locked, 10 I/O, 13 full; the low byte is the primary code.
+                    None => code
+                        .parse::<u32>()
+                        .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13)),
+                };
+                let message = format!("{} ({code})", database.message());
+                if passing {
+                    Self::Unavailable(message)
+                } else {
+                    Self::Refused(message)
+                }
+            }
+            sqlx::Error::RowNotFound
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::Configuration(_) => Self::Refused(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// Migrations are never edited once released: a new file is added.
+fn migrations(postgres: bool) -> Vec<Migration> {
+    const FILES: [(i64, &str, &str, &str); 1] = [(
+        1,
+        "event store",
+        include_str!("../../migrations/postgres/0001_event_store.sql"),
+        include_str!("../../migrations/sqlite/0001_event_store.sql"),
+    )];
+    FILES
+        .iter()
+        .map(|(version, name, pg, lite)| {
+            let sql = sqlx::SqlSafeStr::into_sql_str(if postgres { *pg } else { *lite });
+            Migration::new(*version, Cow::Borrowed(*name), MigrationType::Simple, sql, false)
+        })
+        .collect()
+}
