@@ -1,0 +1,225 @@
+//! One agent file: its keys, their ranges, and the agent they make.
+
+use std::{collections::BTreeMap, path::Path};
+
+use toml::{Spanned, de::DeTable};
+
+use super::fields::{At, Checker, Problem, remedy};
+use crate::run::{
+    Agent, Limits,
+    agent::{AgentTool, Price},
+};
+
+const NAME_CHARS_MAX: usize = 64;
+const MODEL_CHARS_MAX: usize = 200;
+const INSTRUCTIONS_BYTES_MAX: usize = 256 * 1024;
+const TOOLS_MAX: usize = 128;
+const TEMPERATURE_MAX: f64 = 2.0;
+const PRICE_USD_PER_MILLION_MAX: f64 = 1_000_000.0;
+
+const KEYS: &[&str] = &[
+    "name",
+    "model",
+    "instructions",
+    "tools",
+    "limits",
+    "price",
+    "temperature",
+];
+const PRICE_KEYS: &[&str] = &["input_usd_per_million", "output_usd_per_million"];
+
+/// An agent, and where its file says its name: line and column, from 1.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub agent: Agent,
+    pub line: usize,
+    pub column: usize,
+}
+
+pub(super) fn read(text: &str, path: &Path, known_tools: &BTreeMap<String, bool>) -> Result<Found, Vec<Problem>> {
+    let mut check = Checker::new(path, text);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        for error in errors {
+            check.report(
+                error.span().unwrap_or(0..0),
+                "",
+                format!("is not TOML: {}", error.message()),
+            );
+        }
+        return Err(check.problems);
+    }
+    let at = At {
+        path: "",
+        table: document.get_ref(),
+    };
+    check.unknown_keys(at, KEYS);
+    let name = name(&mut check, at, path);
+    let model = model(&mut check, at);
+    let instructions = instructions(&mut check, at);
+    let tools = tools(&mut check, at, known_tools);
+    let limits = check
+        .table(at, "limits")
+        .map_or_else(Limits::default, |at| limits(&mut check, at));
+    let price = check.table(at, "price").and_then(|at| price(&mut check, at));
+    let temperature = check.number(at, "temperature", 0.0..=TEMPERATURE_MAX);
+    if !check.problems.is_empty() {
+        return Err(check.problems);
+    }
+    let (line, column) = check.place(name.span().start);
+    let name = name.into_inner();
+    Ok(Found {
+        agent: Agent {
+            name,
+            model,
+            instructions,
+            tools,
+            limits,
+            price,
+            temperature,
+        },
+        line,
+        column,
+    })
+}
+
+fn name(check: &mut Checker<'_>, at: At<'_, '_>, path: &Path) -> Spanned<String> {
+    let given = check.string(at, "name");
+    let from_file = given.is_none();
+    let stem = path
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let name = given.unwrap_or_else(|| Spanned::new(0..0, stem));
+    let fits = (1..=NAME_CHARS_MAX).contains(&name.get_ref().len())
+        && name
+            .get_ref()
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+    // A name of the wrong type has been reported already; a stem is only at fault where no name was written.
+    if !fits && !(from_file && at.table.contains_key("name")) {
+        let source = if from_file {
+            " (the file's name, as no name is given)"
+        } else {
+            ""
+        };
+        let message = format!(
+            "{:?}{source} is not a name; use 1 to {NAME_CHARS_MAX} of a-z 0-9 _ -, such as \"researcher\"",
+            name.get_ref()
+        );
+        check.report(name.span(), "name", message);
+    }
+    name
+}
+
+fn model(check: &mut Checker<'_>, at: At<'_, '_>) -> String {
+    let Some(model) = check.string(at, "model") else {
+        return "default".into();
+    };
+    let text = model.get_ref();
+    let fits = (1..=MODEL_CHARS_MAX).contains(&text.chars().count())
+        && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+    if !fits {
+        let message = format!(
+            "{:?} is not a model's name; give the provider's name for it (1 to {MODEL_CHARS_MAX} characters, no \
+             spaces), \"default\" for the installation's, or \"scripted\" for the built-in one",
+            text.chars().take(80).collect::<String>()
+        );
+        check.report(model.span(), "model", message);
+    }
+    model.into_inner()
+}
+
+fn instructions(check: &mut Checker<'_>, at: At<'_, '_>) -> String {
+    const REMEDY: &str = "say in a sentence or more what the agent is for, such as \
+                          instructions = \"You answer questions about our products.\"";
+    let Some(instructions) = check.string(at, "instructions") else {
+        if !at.table.contains_key("instructions") {
+            check.report(0..0, "instructions", format!("is missing; {REMEDY}"));
+        }
+        return String::new();
+    };
+    if instructions.get_ref().trim().is_empty() {
+        check.report(instructions.span(), "instructions", format!("is empty; {REMEDY}"));
+    } else if instructions.get_ref().len() > INSTRUCTIONS_BYTES_MAX {
+        let message = format!(
+            "has {} bytes; at most {INSTRUCTIONS_BYTES_MAX}",
+            instructions.get_ref().len()
+        );
+        check.report(instructions.span(), "instructions", message);
+    }
+    instructions.into_inner()
+}
+
+fn tools(check: &mut Checker<'_>, at: At<'_, '_>, known: &BTreeMap<String, bool>) -> Vec<AgentTool> {
+    let mut tools: Vec<AgentTool> = Vec::new();
+    for (place, name) in check.strings(at, "tools").into_iter().enumerate() {
+        let field = format!("tools[{place}]");
+        let span = name.span();
+        let name = name.into_inner();
+        match known.get(&name) {
+            None => {
+                let message = format!(
+                    "{name:?} is not a tool; {}",
+                    remedy(&name, known.keys().map(String::as_str))
+                );
+                check.report(span, field, message);
+            }
+            Some(_) if tools.iter().any(|tool| tool.name == name) => {
+                check.report(span, field, format!("{name:?} is listed twice; list each tool once"));
+            }
+            Some(_) if tools.len() == TOOLS_MAX => {
+                check.report(span, field, format!("is one too many; at most {TOOLS_MAX} tools"));
+                break;
+            }
+            Some(retry_safe) => tools.push(AgentTool {
+                name,
+                retry_safe: *retry_safe,
+            }),
+        }
+    }
+    tools
+}
+
+/// The limits that are given, over the ones that hold otherwise.
+fn limits(check: &mut Checker<'_>, at: At<'_, '_>) -> Limits {
+    let mut limits = Limits::default();
+    let counts: [(&str, &mut u32, u64, u64); 6] = [
+        ("steps_max", &mut limits.steps_max, 1, 1_000),
+        ("output_tokens_max", &mut limits.output_tokens_max, 1, 1_000_000),
+        ("model_attempts_max", &mut limits.model_attempts_max, 1, 100),
+        ("claims_max", &mut limits.claims_max, 1, 1_000),
+        ("history_turns_max", &mut limits.history_turns_max, 0, 1_000),
+        ("history_chars_max", &mut limits.history_chars_max, 0, 10_000_000),
+    ];
+    let mut known = vec!["run_seconds_max"];
+    for (key, limit, min, max) in counts {
+        known.push(key);
+        if let Some(Ok(given)) = check.integer(at, key, min..=max).map(u32::try_from) {
+            *limit = given;
+        }
+    }
+    const RUN_SECONDS_MAX: u64 = 90 * 24 * 3600;
+    if let Some(given) = check.integer(at, "run_seconds_max", 1..=RUN_SECONDS_MAX) {
+        limits.run_seconds_max = given;
+    }
+    check.unknown_keys(at, &known);
+    limits
+}
+
+fn price(check: &mut Checker<'_>, at: At<'_, '_>) -> Option<Price> {
+    check.unknown_keys(at, PRICE_KEYS);
+    let mut dollars = |key: &'static str| {
+        if !at.table.contains_key(key) {
+            let message = "is missing; a price names both what input and what output tokens cost";
+            let span = at.table.keys().next().map_or(0..0, Spanned::span);
+            check.report(span, at.field(key), message);
+        }
+        check.number(at, key, 0.0..=PRICE_USD_PER_MILLION_MAX)
+    };
+    let (input, output) = (dollars("input_usd_per_million"), dollars("output_usd_per_million"));
+    Some(Price {
+        input_usd_per_million: input?,
+        output_usd_per_million: output?,
+    })
+}
