@@ -1,0 +1,172 @@
+//! One projection on its way along the log: where it is, and the step that takes it further.
+
+use std::time::{Duration, Instant};
+
+use steadfast::{
+    metrics,
+    run::Time,
+    store::{Db, Error, LogEntry, Position},
+};
+
+use crate::{
+    checkpoint::{self, Checkpoint},
+    log::{Broken, Entry},
+    projection::{Names, Projection},
+};
+
+/// A projection that stopped at an event tries it again after this pause: a newer build, or an operator, may have
+/// made it readable.
+const PARKED_RETRY: Duration = Duration::from_secs(5);
+/// And says so in the log at most this often.
+const PARKED_LOG: Duration = Duration::from_secs(60);
+
+pub struct Lane {
+    pub projection: &'static dyn Projection,
+    pub names: Names,
+    pub position: Position,
+    parked: Option<Parked>,
+    logged: Option<Instant>,
+}
+
+struct Parked {
+    until: Instant,
+    reason: String,
+    /// Of the event it stopped at.
+    time: Option<Time>,
+}
+
+impl Lane {
+    pub fn new(projection: &'static dyn Projection, names: Names, position: Position) -> Self {
+        Self {
+            projection,
+            names,
+            position,
+            parked: None,
+            logged: None,
+        }
+    }
+
+    fn key(&self) -> String {
+        self.names.of(self.projection.name())
+    }
+
+    /// May it be moved now?
+    pub fn is_free(&self) -> bool {
+        self.parked.as_ref().is_none_or(|parked| parked.until <= Instant::now())
+    }
+
+    /// Why it stands still, and the time of the event it stands at.
+    pub fn trouble(&self) -> Option<(&str, Option<Time>)> {
+        self.parked.as_ref().map(|parked| (parked.reason.as_str(), parked.time))
+    }
+
+    /// Stops at an event it cannot get past. Nothing is skipped.
+    pub fn park_at(&mut self, entry: &LogEntry, error: &Error) {
+        let event = &entry.event;
+        let (name, run, version) = (self.projection.name(), event.run_id, event.version);
+        let reason = match error {
+            Error::Corrupt { .. } => format!("projection {name} stopped at {error}"),
+            other => format!(
+                "projection {name} stopped at run {run}, version {version} ({}): {other}",
+                event.name
+            ),
+        };
+        self.park(reason, Some(event.time));
+    }
+
+    fn park(&mut self, reason: String, time: Option<Time>) {
+        let name = self.projection.name();
+        metrics::flow().projection_errors.with_label_values(&[name]).inc();
+        if self.logged.is_none_or(|last| last.elapsed() >= PARKED_LOG) {
+            tracing::error!(projection = name, "{reason}; the other projections go on");
+            self.logged = Some(Instant::now());
+        }
+        self.parked = Some(Parked {
+            until: Instant::now() + PARKED_RETRY,
+            reason,
+            time,
+        });
+    }
+
+    /// Someone else moved the checkpoint: go on from there.
+    fn overtaken(&mut self, found: Option<Checkpoint>) {
+        let (name, wanted) = (self.projection.name(), self.projection.version());
+        match found {
+            Some(found) if found.version == wanted => self.position = found.position,
+            Some(found) => self.park(
+                format!(
+                    "projection {name} is kept at version {} and this build makes version {wanted}; \
+                     run the newer build, or rebuild {name} with this one",
+                    found.version
+                ),
+                None,
+            ),
+            None => self.park(
+                format!("projection {name} has no checkpoint; restart the projector to build it"),
+                None,
+            ),
+        }
+    }
+}
+
+/// Takes these lanes, which stand at the same place, over these events in one transaction. False if one of them was
+/// overtaken: nothing was changed then.
+pub async fn apply(db: &Db, lanes: &mut [&mut Lane], entries: &[Entry]) -> Result<bool, Error> {
+    let Some(end) = entries.last().map(|entry| entry.log.position) else {
+        return Ok(true);
+    };
+    let mut tx = db.begin().await?;
+    for lane in lanes.iter_mut() {
+        let version = lane.projection.version();
+        let found = checkpoint::lock(&mut tx, &lane.key()).await?;
+        if found
+            != Some(Checkpoint {
+                version,
+                position: lane.position,
+            })
+        {
+            tx.rollback().await?;
+            lane.overtaken(found);
+            return Ok(false);
+        }
+        lane.projection.apply(&mut tx, lane.names, entries).await?;
+        checkpoint::put(&mut tx, &lane.key(), Checkpoint { version, position: end }).await?;
+    }
+    tx.commit().await?;
+    for lane in lanes {
+        lane.position = end;
+        lane.parked = None;
+        let applied = entries.len() as u64;
+        metrics::flow()
+            .projection_events
+            .with_label_values(&[lane.projection.name()])
+            .inc_by(applied);
+    }
+    Ok(true)
+}
+
+/// Takes one lane as far as these events let it, in smaller and smaller steps around one that fails; parks it there.
+pub async fn apply_alone(db: &Db, lane: &mut Lane, mut entries: &[Entry]) -> Result<(), Error> {
+    let mut step = entries.len();
+    while !entries.is_empty() {
+        step = step.min(entries.len());
+        match apply(db, &mut [lane], &entries[..step]).await {
+            Ok(true) => entries = &entries[step..],
+            Ok(false) => return Ok(()),
+            Err(error @ Error::Unavailable(_)) => return Err(error),
+            Err(_) if step > 1 => step /= 2,
+            Err(error) => {
+                lane.park_at(&entries[0].log, &error);
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Parks every lane that has come to the event that cannot be read.
+pub fn park_at_broken(lanes: &mut [&mut Lane], at: Position, broken: &Broken) {
+    for lane in lanes.iter_mut().filter(|lane| lane.position == at) {
+        lane.park_at(&broken.entry, &broken.error);
+    }
+}

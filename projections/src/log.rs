@@ -1,0 +1,143 @@
+//! The log as projections read it: decoded, in order, each event with what is known of its run from the first.
+
+use std::{collections::HashMap, sync::Arc};
+
+use steadfast::{
+    run::{Event, RunId, SessionId, event::RunRequested},
+    store::{Error, LogEntry, Position, Reader},
+};
+
+/// Events read at once. A page is also what one transaction applies at the most.
+pub const PAGE_EVENTS_MAX: u32 = 1000;
+/// Open runs whose origin is remembered; the others are looked up again.
+const ORIGINS_MAX: usize = 50_000;
+
+/// One event of the log.
+#[derive(Debug)]
+pub struct Entry {
+    pub log: LogEntry,
+    pub event: Event,
+    pub origin: Arc<Origin>,
+}
+
+/// What the first event of a run says and the later ones do not repeat. It never changes, so a memory of it cannot
+/// be wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin {
+    pub session_id: SessionId,
+    pub agent: String,
+    /// The model the run asks for; what answers may call itself something longer.
+    pub model: String,
+}
+
+impl Origin {
+    pub fn of(request: &RunRequested) -> Self {
+        Self {
+            session_id: request.session_id,
+            agent: request.agent.name.clone(),
+            model: request.model.clone(),
+        }
+    }
+}
+
+/// A stretch of the log.
+#[derive(Default)]
+pub struct LogPage {
+    pub entries: Vec<Entry>,
+    /// There was more than a page of it.
+    pub full: bool,
+    /// The event behind the last entry cannot be read: nothing after it may be applied.
+    pub broken: Option<Broken>,
+}
+
+/// An event no projection gets past.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    pub entry: LogEntry,
+    pub error: Error,
+}
+
+impl LogPage {
+    pub fn end(&self) -> Option<Position> {
+        self.entries.last().map(|entry| entry.log.position)
+    }
+}
+
+/// Reads pages of the log; remembers the origin of the runs that are open.
+pub struct Log {
+    reader: Reader,
+    origins: HashMap<RunId, Arc<Origin>>,
+}
+
+impl Log {
+    pub fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            origins: HashMap::new(),
+        }
+    }
+
+    pub async fn page(&mut self, after: Position, limit: u32) -> Result<LogPage, Error> {
+        let stored = self.reader.log(after, limit).await?;
+        let mut page = LogPage {
+            full: stored.len() >= limit as usize,
+            ..LogPage::default()
+        };
+        page.entries.reserve(stored.len());
+        for log in stored {
+            let decoded = match log.event.decode() {
+                Ok(event) => self
+                    .origin(log.event.run_id, &event)
+                    .await
+                    .map(|origin| (event, origin)),
+                Err(error) => Err(error),
+            };
+            match decoded {
+                Ok((event, origin)) => {
+                    if event.is_terminal() {
+                        self.origins.remove(&log.event.run_id);
+                    }
+                    page.entries.push(Entry { log, event, origin });
+                }
+                Err(error @ Error::Unavailable(_)) => return Err(error),
+                Err(error) => {
+                    page.broken = Some(Broken { entry: log, error });
+                    break;
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    async fn origin(&mut self, run_id: RunId, event: &Event) -> Result<Arc<Origin>, Error> {
+        if let Event::RunRequested(request) = event {
+            return Ok(self.remember(run_id, Origin::of(request)));
+        }
+        if let Some(origin) = self.origins.get(&run_id) {
+            return Ok(origin.clone());
+        }
+        let first = self.reader.events(run_id, 0, 1).await?;
+        let corrupt = |reason: &str| Error::Corrupt {
+            run_id,
+            version: 1,
+            reason: reason.into(),
+        };
+        let first = first
+            .first()
+            .filter(|first| first.version == 1)
+            .ok_or_else(|| corrupt("the first event is missing"))?;
+        match first.decode()? {
+            Event::RunRequested(request) => Ok(self.remember(run_id, Origin::of(&request))),
+            other => Err(corrupt(&format!("expected run.requested, found {}", other.name()))),
+        }
+    }
+
+    fn remember(&mut self, run_id: RunId, origin: Origin) -> Arc<Origin> {
+        if self.origins.len() >= ORIGINS_MAX {
+            self.origins.clear();
+        }
+        let origin = Arc::new(origin);
+        self.origins.insert(run_id, origin.clone());
+        origin
+    }
+}
