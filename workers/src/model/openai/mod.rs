@@ -1,0 +1,341 @@
+//! Any server that speaks the OpenAI chat completions API.
+//!
+//! async-openai makes the request: its types, its paths, its headers. The answer is read here, because of what its
+//! stream would cost: it logs the model's words when a chunk does not parse, it hides whether a stream ended with
+//! `[DONE]` or was cut, it loses status and `Retry-After` of a refusal, and it puts an unbounded channel in between.
+//! So the executor we give it (its `middleware` seam) sends the request once and hands the answer out unread.
+
+mod assembly;
+mod chunk;
+mod fault;
+mod provider;
+mod request;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_openai::{
+    Client, config::Config, error::OpenAIError, middleware::HttpRequestFactory, traits::RequestOptionsBuilder,
+};
+use async_trait::async_trait;
+use eventsource_stream::{EventStream, EventStreamError};
+use futures::{Stream, StreamExt};
+use reqwest::{Response, header::CONTENT_TYPE};
+use serde::de::IgnoredAny;
+use steadfast::run::ModelReply;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{ErrorClass, Model, ModelError, ModelRequest, clock, http};
+use assembly::Assembly;
+use provider::Provider;
+pub use provider::{ApiKey, BadProvider, DEFAULT_BASE_URL, OpenAiOptions, Timeouts};
+
+/// What is read of one answer at the most, framing included.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What is read of an error's body.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+const ERROR_BODY_WAIT: Duration = Duration::from_secs(5);
+/// After `[DONE]` the connection is read to its end, so that it can be used again, if that comes at once.
+const END_WAIT: Duration = Duration::from_millis(10);
+const LIST_WAIT: Duration = Duration::from_secs(10);
+const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+const IDLE_CONNECTIONS_MAX: usize = 256;
+
+pub struct OpenAi {
+    client: Client<Arc<dyn Config>>,
+    http: reqwest::Client,
+    provider: Arc<Provider>,
+    timeouts: Timeouts,
+}
+
+impl OpenAi {
+    pub fn new(options: OpenAiOptions) -> Result<Self, BadProvider> {
+        let provider = Arc::new(Provider::new(&options)?);
+        let timeouts = options.timeouts;
+        let shape = |builder: reqwest::ClientBuilder| {
+            builder
+                .connect_timeout(timeouts.connect)
+                .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        };
+        let http = http::client(shape).map_err(|e| BadProvider::NoClient(http::chain(&e)))?;
+        let config: Arc<dyn Config> = provider.clone();
+        let sender = http.clone();
+        let client = Client::build(http.clone(), config).with_http_service(tower::service_fn(
+            move |factory: HttpRequestFactory| {
+                let sender = sender.clone();
+                async move {
+                    let sent = sender.execute(factory.build().await?).await;
+                    Err::<Response, _>(OpenAIError::Boxed(Box::new(HandedOut(Mutex::new(Some(sent))))))
+                }
+            },
+        ));
+        Ok(Self {
+            client,
+            http,
+            provider,
+            timeouts,
+        })
+    }
+
+    /// The names the provider lists, in its order; none where it keeps no list.
+    pub async fn models(&self) -> Result<Vec<String>, ModelError> {
+        let get = self
+            .http
+            .get(self.provider.url("/models"))
+            .headers(self.provider.headers())
+            .send();
+        let late = |_| ModelError::new(ErrorClass::Timeout, "the provider did not list its models in time");
+        let answer = timeout(LIST_WAIT, get)
+            .await
+            .map_err(late)?
+            .map_err(|e| fault::of_connection(&e))?;
+        match self.checked(answer).await {
+            Ok(answer) => {
+                let body = timeout(LIST_WAIT, read(answer, LIST_BYTES_MAX)).await.map_err(late)?;
+                let list: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+                let entries = list
+                    .get("data")
+                    .and_then(|data| data.as_array())
+                    .map_or(&[][..], Vec::as_slice);
+                Ok(entries
+                    .iter()
+                    .filter_map(|entry| entry.get("id")?.as_str())
+                    .map(Into::into)
+                    .collect())
+            }
+            Err(error) if matches!(error.status, Some(404 | 405 | 501)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    async fn send(&self, request: &ModelRequest) -> Result<Response, ModelError> {
+        let unsent =
+            |e: &dyn fmt::Display| ModelError::new(ErrorClass::Rejected, format!("the request cannot be made: {e}"));
+        let body = request::render(request, self.provider.new_token_limit);
+        let chat = self
+            .client
+            .chat()
+            .header("idempotency-key", request.idempotency_key.as_str());
+        let chat = chat.map_err(|e| unsent(&e))?;
+        let sent = match chat.create_stream_byot::<_, IgnoredAny>(&body).await {
+            Err(OpenAIError::Boxed(carried)) => carried.downcast::<HandedOut>().ok().and_then(|answer| answer.take()),
+            Err(error) => return Err(unsent(&error)),
+            Ok(_) => None,
+        };
+        let sent = sent.ok_or_else(|| unsent(&"the HTTP client was passed by"))?;
+        self.checked(sent.map_err(|e| fault::of_connection(&e))?).await
+    }
+
+    /// The answer, if its status says that it is one.
+    async fn checked(&self, answer: Response) -> Result<Response, ModelError> {
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let body = timeout(ERROR_BODY_WAIT, read(answer, ERROR_BYTES_MAX))
+            .await
+            .unwrap_or_default();
+        Err(fault::of_status(status, &headers, &body, clock::now()))
+    }
+
+    async fn answer(
+        &self,
+        request: &ModelRequest,
+        assembly: &mut Assembly,
+        on_text: &mut (dyn for<'t> FnMut(&'t str) + Send),
+    ) -> Result<Option<Duration>, ModelError> {
+        let started = Instant::now();
+        let ends = started + self.timeouts.total;
+        let mut due = started + self.timeouts.first_token.min(self.timeouts.total);
+        let mut first_token = None;
+        let answer = timeout_at(due, self.send(request))
+            .await
+            .map_err(|_| self.late(false, due == ends))??;
+        let mut events = match kind(&answer) {
+            Kind::Stream => events(answer).boxed(),
+            Kind::Whole => whole(answer).boxed(),
+            Kind::Page => {
+                let message = "the provider answered with a web page; check OPENAI_BASE_URL (it often ends in /v1)";
+                return Err(ModelError::new(ErrorClass::Rejected, message));
+            }
+        };
+        loop {
+            let data = match timeout_at(due, events.next()).await {
+                Ok(Some(Ok(data))) => data,
+                // An answer that has said why it ends is whole, whatever becomes of the connection.
+                Ok(None | Some(Err(_))) | Err(_) if assembly.is_finished() => return Ok(first_token),
+                Ok(Some(Err(error))) => return Err(error),
+                Ok(None) => {
+                    let message = "the connection ended in the middle of the model's answer";
+                    return Err(ModelError::new(ErrorClass::Connection, message));
+                }
+                Err(_) => return Err(self.late(first_token.is_some(), due == ends)),
+            };
+            if data.trim() == "[DONE]" {
+                assembly.end();
+                let _ = timeout(END_WAIT, events.next()).await;
+                return Ok(first_token);
+            }
+            let taken = assembly.take(&data)?;
+            if !taken.text.is_empty() {
+                on_text(&taken.text);
+            }
+            if taken.is_output {
+                first_token.get_or_insert_with(|| started.elapsed());
+            }
+            if first_token.is_some() {
+                due = ends.min(Instant::now() + self.timeouts.between_tokens);
+            }
+        }
+    }
+
+    fn late(&self, begun: bool, total: bool) -> ModelError {
+        let Timeouts {
+            first_token,
+            between_tokens,
+            total: all,
+            ..
+        } = self.timeouts;
+        let message = match (begun, total) {
+            (_, true) => format!("the model did not finish within {all:?}"),
+            (false, false) => format!("the model did not begin to answer within {first_token:?}"),
+            (true, false) => format!("the model fell silent for {between_tokens:?} in the middle of its answer"),
+        };
+        ModelError::new(ErrorClass::Timeout, message)
+    }
+}
+
+#[async_trait]
+impl Model for OpenAi {
+    async fn call(
+        &self,
+        request: &ModelRequest,
+        on_text: &mut (dyn for<'t> FnMut(&'t str) + Send),
+    ) -> Result<ModelReply, ModelError> {
+        let started = Instant::now();
+        let mut assembly = Assembly::default();
+        let answered = self.answer(request, &mut assembly, on_text).await;
+        let after_output = assembly.has_text();
+        let whole = answered.and_then(|first_token| Ok((assembly.reply(request)?, first_token)));
+        let (reply, first_token) = whole.map_err(|error| ModelError {
+            message: self.provider.redact(&error.message),
+            after_output,
+            ..error
+        })?;
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Ok(ModelReply {
+            latency_ms: ms(started.elapsed()),
+            first_token_ms: first_token.map(ms),
+            ..reply
+        })
+    }
+
+    fn name(&self) -> &str {
+        "openai"
+    }
+}
+
+/// The answer on its way out of async-openai: an error is what its executor may end with without reading the body.
+struct HandedOut(Mutex<Option<Result<Response, reqwest::Error>>>);
+
+impl HandedOut {
+    fn take(&self) -> Option<Result<Response, reqwest::Error>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for HandedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for HandedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an answer handed out")
+    }
+}
+
+impl std::error::Error for HandedOut {}
+
+enum Kind {
+    Stream,
+    /// A server that does not stream although it was asked to.
+    Whole,
+    Page,
+}
+
+fn kind(answer: &Response) -> Kind {
+    let header = answer
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    match header.split(';').next().unwrap_or_default().trim() {
+        "application/json" => Kind::Whole,
+        "text/html" => Kind::Page,
+        _ => Kind::Stream,
+    }
+}
+
+/// The data of each event, an error event included: its data is an error object.
+fn events(answer: Response) -> impl Stream<Item = Result<String, ModelError>> + Send {
+    let malformed = |message: &str| ModelError::new(ErrorClass::Malformed, message);
+    EventStream::new(bounded(answer, ANSWER_BYTES_MAX)).map(move |event| match event {
+        Ok(event) if event.event == "error" && !event.data.contains("\"error\"") => {
+            Ok(format!("{{\"error\":{}}}", event.data))
+        }
+        Ok(event) => Ok(event.data),
+        Err(EventStreamError::Transport(error)) => Err(error),
+        Err(EventStreamError::Utf8(_)) => Err(malformed("the model's answer is not UTF-8")),
+        Err(EventStreamError::Parser(_)) => Err(malformed("the model's answer is not a stream of events")),
+    })
+}
+
+/// An answer that came in one piece, as if it were the only event of a stream that then ends well.
+fn whole(answer: Response) -> impl Stream<Item = Result<String, ModelError>> + Send {
+    let body = async move {
+        let mut bytes = Vec::new();
+        let mut chunks = std::pin::pin!(bounded(answer, ANSWER_BYTES_MAX));
+        while let Some(chunk) = chunks.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        String::from_utf8(bytes).map_err(|_| ModelError::new(ErrorClass::Malformed, "the model's answer is not UTF-8"))
+    };
+    futures::stream::once(body).chain(futures::stream::once(async { Ok("[DONE]".into()) }))
+}
+
+fn bounded(answer: Response, bytes_max: usize) -> impl Stream<Item = Result<bytes::Bytes, ModelError>> + Send {
+    let mut read = 0;
+    answer.bytes_stream().map(move |chunk| {
+        let chunk = chunk.map_err(|e| fault::of_connection(&e))?;
+        read += chunk.len();
+        if read > bytes_max {
+            return Err(ModelError::new(
+                ErrorClass::Malformed,
+                format!("the provider's answer has more than {bytes_max} bytes"),
+            ));
+        }
+        Ok(chunk)
+    })
+}
+
+/// As much of a body as can be had.
+async fn read(answer: Response, bytes_max: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    let mut chunks = std::pin::pin!(answer.bytes_stream());
+    while let Some(Ok(chunk)) = chunks.next().await {
+        body.extend_from_slice(&chunk[..chunk.len().min(bytes_max - body.len())]);
+        if body.len() >= bytes_max {
+            break;
+        }
+    }
+    body
+}
