@@ -122,6 +122,7 @@ family! {
         tokens: IntCounterVec = counters("steadfast_llm_tokens_total", "Tokens used.", &["agent", "model", "type"]);
         cost: prometheus::CounterVec = register(prometheus::CounterVec::new(
             Opts::new("steadfast_llm_cost_usd_total", "Money spent, where the agent names a price."), &["agent", "model"]));
+        errors: IntCounterVec = counters("steadfast_llm_errors_total", "Model calls that failed, by cause.", &["model", "error_type"]);
         orphaned: IntCounter = counter("steadfast_llm_orphaned_calls_total", "Model calls whose outcome a crash took.");
         retries: IntCounterVec = counters("steadfast_step_retries_total", "Model calls tried again, by cause.", &["error_type"]);
     }
@@ -163,7 +164,12 @@ family! {
 
 /// Makes every family exist, so that a scrape shows them all from the start.
 pub fn init() {
-    (store(), runs(), model(), tools(), http(), flow());
+    store();
+    runs();
+    model();
+    tools();
+    http();
+    flow();
 }
 
 /// The exposition text of everything registered.

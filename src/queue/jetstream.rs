@@ -2,7 +2,10 @@
 //!
 //! Servers before 2.11 ignore settings they do not know without saying so, and are refused.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use async_nats::jetstream::{
     self, AckKind,
@@ -39,6 +42,8 @@ pub struct JetStreamQueue {
     context: Context,
     options: QueueOptions,
     consumer: Mutex<Option<Consumer<pull::Config>>>,
+    /// The last pull found something: ask for what else is there before waiting.
+    more: AtomicBool,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
@@ -55,6 +60,7 @@ impl JetStreamQueue {
             context,
             options,
             consumer: Mutex::default(),
+            more: AtomicBool::new(true),
         };
         if queue.client.connection_state() == async_nats::connection::State::Connected {
             queue.check_server()?;
@@ -174,37 +180,19 @@ impl CommandQueue for JetStreamQueue {
             Ok(consumer) => consumer?,
             Err(_) => return Err(Error::Unavailable("no answer to a consumer request".into())),
         };
+        // A pull request that is dropped half way would have the server hand messages to nobody. So each is followed
+        // to its end: either whatever is there now, or the first to come.
         let pulled = async {
-            let mut batch = consumer
-                .batch()
-                .max_messages(max)
-                .expires(PULL_WAIT)
-                .messages()
-                .await
-                .map_err(unavailable)?;
-            let mut deliveries = Vec::new();
-            // The first may take its time; the rest are there already or are left for the next pull.
-            while deliveries.len() < max {
-                let message = match deliveries.is_empty() {
-                    true => batch.next().await,
-                    false => match futures::poll!(batch.next()) {
-                        std::task::Poll::Ready(message) => message,
-                        std::task::Poll::Pending => break,
-                    },
-                };
-                let Some(message) = message else { break };
-                let message = message.map_err(unavailable)?;
-                match serde_json::from_slice(&message.payload) {
-                    Ok(command) => deliveries.push(Delivery {
-                        command,
-                        receipt: Box::new(JetStreamReceipt(message)),
-                    }),
-                    Err(error) => {
-                        tracing::warn!(%error, "a message on the command queue is not a command; it is removed");
-                        let _ = message.ack_with(AckKind::Term).await;
-                    }
+            if self.more.load(Ordering::Relaxed) {
+                let ready = consumer.fetch().max_messages(max).messages().await.map_err(unavailable)?;
+                let deliveries = receive(ready).await?;
+                if !deliveries.is_empty() {
+                    return Ok(deliveries);
                 }
             }
+            let first = consumer.batch().max_messages(1).expires(PULL_WAIT).messages().await.map_err(unavailable)?;
+            let deliveries = receive(first).await?;
+            self.more.store(!deliveries.is_empty(), Ordering::Relaxed);
             Ok(deliveries)
         };
         let answer = match tokio::time::timeout(PULL_WAIT * 4, pulled).await {
@@ -238,6 +226,21 @@ impl CommandQueue for JetStreamQueue {
         let stream = self.context.get_stream(self.stream_name()).await.map_err(unavailable)?;
         Ok(stream.cached_info().state.messages)
     }
+}
+
+async fn receive(mut batch: pull::Batch) -> Result<Vec<Delivery>, Error> {
+    let mut deliveries = Vec::new();
+    while let Some(message) = batch.next().await {
+        let message = message.map_err(unavailable)?;
+        match serde_json::from_slice(&message.payload) {
+            Ok(command) => deliveries.push(Delivery { command, receipt: Box::new(JetStreamReceipt(message)) }),
+            Err(error) => {
+                tracing::warn!(%error, "a message on the command queue is not a command; it is removed");
+                let _ = message.ack_with(AckKind::Term).await;
+            }
+        }
+    }
+    Ok(deliveries)
 }
 
 struct JetStreamReceipt(jetstream::Message);

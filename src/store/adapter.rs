@@ -250,6 +250,27 @@ impl Backend for Adapter {
         rows.iter().map(|row| Ok(RunId(row.get("run_id")?))).collect()
     }
 
+    async fn open_before(&self, session_id: SessionId, before: u64) -> Result<bool, Error> {
+        let sql = "select 1 as one from runs where session_id = $1 and session_seq < $2
+                   and status in ('queued', 'running', 'waiting') limit 1";
+        Ok(!self.db.fetch(sql, &[session_id.0.into(), before.into()]).await?.is_empty())
+    }
+
+    async fn exchanges(&self, runs: &[RunId]) -> Result<Vec<StoredEvent>, Error> {
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: Vec<String> = (1..=runs.len()).map(|at| format!("${at}")).collect();
+        let sql = format!(
+            "select {EVENT_COLUMNS} from events where run_id in ({}) and type in ('run.requested', 'run.completed')
+             order by run_id, version",
+            places.join(", ")
+        );
+        let ids: Vec<_> = runs.iter().map(|run| run.0.into()).collect();
+        let rows = self.db.fetch(&sql, &ids).await?;
+        self.whole(rows.iter().map(event_of).collect::<Result<_, _>>()?).await
+    }
+
     async fn renew(&self, owner: &str, runs: &[(RunId, u64)], ttl: Duration) -> Result<Vec<RunId>, Error> {
         if runs.is_empty() {
             return Ok(Vec::new());

@@ -41,6 +41,12 @@ pub trait Backend: Send + Sync + 'static {
     /// The ended runs of a session before a run, newest first.
     async fn turns(&self, session_id: SessionId, before: u64, limit: u32) -> Result<Vec<RunId>, Error>;
 
+    /// Is a run of the session with a lower number still open?
+    async fn open_before(&self, session_id: SessionId, before: u64) -> Result<bool, Error>;
+
+    /// What was asked and what was answered in these runs: their `run.requested` and `run.completed` events.
+    async fn exchanges(&self, runs: &[RunId]) -> Result<Vec<StoredEvent>, Error>;
+
     /// Extends the leases of these runs, where the epoch still holds. Answers the runs that were renewed.
     async fn renew(&self, owner: &str, runs: &[(RunId, u64)], ttl: Duration) -> Result<Vec<RunId>, Error>;
 

@@ -23,6 +23,10 @@ pub struct Prepared {
 }
 
 /// One link of the chain. Strings carry their length, so no two different events give the same bytes.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a link is made of exactly these; a struct would only be taken apart here"
+)]
 pub fn chain(
     prev: &Hash,
     run_id: RunId,

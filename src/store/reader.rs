@@ -40,6 +40,10 @@ forward! {
     log_end() -> Position;
     /// The ended runs of a session before a run, newest first.
     turns(session_id: SessionId, before: u64, limit: u32) -> Vec<RunId>;
+    /// Is a run of the session with a lower number still open?
+    open_before(session_id: SessionId, before: u64) -> bool;
+    /// What was asked and what was answered in these runs: their `run.requested` and `run.completed` events.
+    exchanges(runs: &[RunId]) -> Vec<StoredEvent>;
     renew(owner: &str, runs: &[(RunId, u64)], ttl: Duration) -> Vec<RunId>;
     take_due(limit: u32, first_pause: Duration) -> Vec<Due>;
     make_due(dead_owner: Option<&str>) -> u64;

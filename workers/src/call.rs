@@ -1,0 +1,158 @@
+//! The two effects of a run: a model call with its text streamed, and tool calls side by side.
+
+use std::time::Instant;
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use sha2::{Digest, Sha256};
+use steadfast::run::{Command, ModelReply, ToolCall, ToolResult, agent::hex, state::OpenTool};
+
+use crate::{
+    clock, context,
+    delta::Deltas,
+    execute::{Done, Execution, Interrupt},
+    model::{ErrorClass, ModelError, ModelRequest},
+    tools::ToolContext,
+};
+
+impl Execution {
+    /// Makes the call that is recorded as open, and records how it ended.
+    pub(crate) async fn call_model(&mut self, step: u32, attempt: u32) -> Result<(), Done> {
+        let Some(request) = self.loaded.run.request.clone() else { return Err(Done::Settled) };
+        let agent = match self.shared.agents.get(&self.shared.reader, &request.agent.version).await {
+            Ok(Ok(agent)) => agent,
+            Ok(Err(message)) => {
+                return self.commit(Command::Fail { now: clock::now(), code: "agent".into(), message }).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if self.history.is_none() {
+            let turns = self.loaded.run.turns.clone().unwrap_or_default();
+            self.history = Some(context::recall(&self.shared.reader, &turns).await?);
+        }
+        let history = self.history.as_deref().unwrap_or_default();
+        let run_id = self.loaded.head.run_id;
+        let mut ask = context::request(run_id, &self.loaded.run, &agent, history, &self.shared.tools, step, attempt);
+
+        let shared = self.shared.clone();
+        let deltas = Deltas::new(&*shared.feed, run_id, self.loaded.run.version + 1);
+        let call = make(&shared.models, &request.model, &mut ask, &deltas);
+        tokio::pin!(call);
+        let sending = deltas.run();
+        tokio::pin!(sending);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut call => break outcome,
+                never = &mut sending => match never {},
+                interrupt = self.interrupt() => match interrupt {
+                    // Dropping the call closes its connection.
+                    Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(()),
+                    Interrupt::Changed => deltas.move_to(self.loaded.run.version + 1).await,
+                    Interrupt::Resend => deltas.resend().await,
+                    Interrupt::Deadline => return self.out_of_time().await,
+                    Interrupt::Stop(done) => return self.stop(done).await,
+                },
+            }
+        };
+        match outcome {
+            Ok(mut reply) => {
+                deltas.flush().await;
+                reply.deltas = deltas.lengths();
+                if let Some(price) = agent.price {
+                    // Dollars per million tokens are millionths of a dollar per token.
+                    let cost = reply.usage.input_tokens as f64 * price.input_usd_per_million
+                        + reply.usage.output_tokens as f64 * price.output_usd_per_million;
+                    reply.usage.cost_microusd = cost.round().max(0.0) as u64;
+                }
+                self.commit(Command::RecordReply { now: clock::now(), step, attempt, reply }).await
+            }
+            Err(error) => {
+                let now = clock::now();
+                let pause = shared.retry.pause(error.class, attempt, error.retry_after, clock::jitter());
+                let retry_at = pause.and_then(|pause| chrono::TimeDelta::from_std(pause).ok()).map(|pause| now + pause);
+                tracing::warn!(run.id = %run_id, step, attempt, class = %error.class, error = %error, "a model call failed");
+                let (class, message) = (error.class.as_str().to_owned(), error.message);
+                self.commit(Command::RecordModelFailure { now, step, attempt, class, message, retry_at }).await
+            }
+        }
+    }
+
+    /// Runs the tools at the same time and records each as it ends.
+    pub(crate) async fn run_tools(&mut self, tools: Vec<OpenTool>) -> Result<(), Done> {
+        let shared = self.shared.clone();
+        let run_id = self.loaded.head.run_id;
+        let mut running: FuturesUnordered<_> = tools
+            .into_iter()
+            .map(|tool| {
+                let shared = shared.clone();
+                async move {
+                    let context = ToolContext {
+                        run_id,
+                        tool_call_id: tool.call.id.clone(),
+                        idempotency_key: idempotency_key(&tool.call, run_id),
+                        now: clock::now(),
+                    };
+                    let started = Instant::now();
+                    let outcome = shared.tools.call(&tool.call, &context).await;
+                    let duration_ms = started.elapsed().as_millis() as u64;
+                    ToolResult { tool_call_id: tool.call.id, outcome, duration_ms }
+                }
+            })
+            .collect();
+        let mut ended: Vec<ToolResult> = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                result = running.next() => match result {
+                    Some(result) => ended.push(result),
+                    None => break,
+                },
+                // Whatever has ended together is recorded together.
+                () = std::future::ready(()), if !ended.is_empty() => {
+                    let results = std::mem::take(&mut ended);
+                    self.commit(Command::RecordToolResults { now: clock::now(), results }).await?;
+                }
+                interrupt = self.interrupt() => match interrupt {
+                    Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(()),
+                    Interrupt::Changed | Interrupt::Resend => {}
+                    Interrupt::Deadline => return self.out_of_time().await,
+                    Interrupt::Stop(done) => return self.stop(done).await,
+                },
+            }
+        }
+        if ended.is_empty() {
+            return Ok(());
+        }
+        self.commit(Command::RecordToolResults { now: clock::now(), results: ended }).await
+    }
+
+    async fn out_of_time(&mut self) -> Result<(), Done> {
+        let seconds = self.loaded.run.request.as_ref().map_or(0, |request| request.limits.run_seconds_max);
+        let message = format!("the run did not end within {seconds} s (limits.run_seconds_max)");
+        self.commit(Command::Fail { now: clock::now(), code: "deadline".into(), message }).await
+    }
+}
+
+async fn make(
+    models: &crate::model::Models,
+    name: &str,
+    ask: &mut ModelRequest,
+    deltas: &Deltas<'_>,
+) -> Result<ModelReply, ModelError> {
+    let resolved = models.resolve(name).await?;
+    ask.model = resolved.name;
+    let reply = resolved.model.call(ask, &mut |text| deltas.push(text)).await?;
+    if reply.text.is_empty() && reply.tool_calls.is_empty() {
+        return Err(ModelError::new(ErrorClass::Malformed, "the model answered nothing"));
+    }
+    Ok(reply)
+}
+
+/// What the call is, not where it stands: the same call repeated has the same key.
+fn idempotency_key(call: &ToolCall, run_id: steadfast::run::RunId) -> String {
+    let mut hasher = Sha256::new();
+    for part in [run_id.to_string().as_str(), &call.id, &call.name, &call.arguments] {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hex(&hasher.finalize())
+}

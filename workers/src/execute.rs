@@ -1,0 +1,334 @@
+//! One run in this worker's hands: load, claim, and loop until it waits, ends, or is taken away.
+//!
+//! Every turn of the loop is `next` (what must be done) → the effect → `decide` (which facts that makes) → append →
+//! publish. An append that meets a conflict while the epoch is unchanged met an input of the gateway (a cancel, say):
+//! it is folded in and the same outcome decided again, so a paid reply is never thrown away. A changed epoch means
+//! another worker has the run: this one stops, and nothing of its is written.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use steadfast::{
+    feed::{Frame, Signal},
+    metrics,
+    queue::Advance,
+    run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, decide, next},
+    store::{Append, Error, Lease as LeaseChange, Loaded, Outcome},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{clock, context, lease::Lease, record, worker::Shared};
+
+/// How long an append keeps trying while the database is away. A reply was paid for: it is worth waiting for.
+const APPEND_PATIENCE: Duration = Duration::from_secs(120);
+/// Conflicts in a row with an unchanged epoch: inputs of people do not come faster than this.
+const CONFLICTS_MAX: u32 = 32;
+/// A pause up to this is sat out; for a longer one the run is let go of until it is due.
+const PAUSE_HELD_MAX: Duration = Duration::from_secs(2);
+/// A signal may be lost: the log is looked at this often while waiting for something.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+impl From<Error> for Done {
+    fn from(error: Error) -> Self {
+        Self::Stuck(error.to_string())
+    }
+}
+
+/// Why the worker is done with the run for now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Done {
+    /// It waits, ended, or has nothing to do.
+    Settled,
+    /// Another worker has it.
+    Lost,
+    /// An earlier run of the session is open.
+    Held,
+    /// The worker is stopping.
+    HandedBack,
+    /// The log or the database did not let us go on; someone will try again.
+    Stuck(String),
+}
+
+pub struct Execution {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) loaded: Loaded,
+    pub(crate) lease: Lease,
+    pub(crate) signals: mpsc::Receiver<Signal>,
+    /// Set when the worker may not go on much longer.
+    pub(crate) hand_back: CancellationToken,
+    /// Messages of earlier turns, read once.
+    pub(crate) history: Option<Vec<Message>>,
+    signals_closed: bool,
+    /// The epoch of the claim that was won. Every append names it; a newer one makes the append lose.
+    claim: Option<u64>,
+}
+
+/// What else may happen while an effect is under way.
+pub enum Interrupt {
+    /// The run has changed; it has been folded in.
+    Changed,
+    /// A watcher came late.
+    Resend,
+    Deadline,
+    Stop(Done),
+}
+
+impl Execution {
+    /// Loads and claims the run, and executes it as far as it goes.
+    pub async fn run(
+        shared: Arc<Shared>,
+        command: &Advance,
+        lease: Lease,
+        signals: mpsc::Receiver<Signal>,
+        hand_back: CancellationToken,
+        claimed: impl Future<Output = ()>,
+    ) -> Done {
+        let loaded = match shared.reader.load(command.run_id).await {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => return Done::Settled,
+            Err(error) => return error.into(),
+        };
+        let mut execution =
+            Self { shared, loaded, lease, signals, hand_back, history: None, signals_closed: false, claim: None };
+        let outcome = match execution.claim().await {
+            // From here on the store knows who works on the run: the command has served.
+            Ok(()) => {
+                claimed.await;
+                execution.go().await
+            }
+            Err(done) => Err(done),
+        };
+        outcome.err().unwrap_or(Done::Settled)
+    }
+
+    async fn claim(&mut self) -> Result<(), Done> {
+        for _ in 0..CONFLICTS_MAX {
+            let run = &self.loaded.run;
+            let Some(request) = run.request.clone() else { return Err(Done::Settled) };
+            if run.outcome.is_some() {
+                return Err(Done::Settled);
+            }
+            let mut context = None;
+            if run.turns.is_none() && request.continues_session {
+                match context::choose(&self.shared.reader, &self.loaded, &request).await {
+                    Ok(Some(chosen)) => {
+                        self.history = Some(chosen.messages);
+                        context = Some(chosen.context);
+                    }
+                    Ok(None) => return Err(Done::Held),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let epoch = self.loaded.head.epoch + 1;
+            let worker = self.shared.options.id.clone();
+            let command = Command::Advance { now: clock::now(), worker, epoch, context };
+            let events = match decide(&self.loaded.run, command.clone()) {
+                Ok(events) => events,
+                Err(_) => return Err(Done::Settled),
+            };
+            let after = events.iter().fold(self.loaded.run.clone(), Run::evolve);
+            let goes_on = matches!(next(&after), Next::CallModel { .. } | Next::RunTools(_));
+            // A run that ends or waits at once is claimed first and settled by a second append.
+            let first = if goes_on { events } else { Vec::new() };
+            let claim = LeaseChange::Claim { owner: self.shared.options.id.clone(), ttl: self.shared.options.lease };
+            let at = Instant::now();
+            let after_first = if goes_on { after } else { self.loaded.run.clone() };
+            match self.append(first, after_first, claim).await? {
+                Some(()) => {
+                    metrics::runs().claims.with_label_values(&["won"]).inc();
+                    self.claim = Some(epoch);
+                    self.lease.won(epoch, at);
+                    return if goes_on { Ok(()) } else { self.commit(command).await };
+                }
+                None => {
+                    metrics::runs().claims.with_label_values(&["lost"]).inc();
+                    let seen = self.loaded.run.version;
+                    self.refresh().await?;
+                    // Nothing was added: someone holds the lease, or an earlier run of the session is open.
+                    if self.loaded.run.version == seen {
+                        return Err(Done::Lost);
+                    }
+                }
+            }
+        }
+        Err(Done::Stuck("the claim met conflict after conflict".into()))
+    }
+
+    async fn go(&mut self) -> Result<(), Done> {
+        loop {
+            match next(&self.loaded.run) {
+                Next::Ended(_) | Next::Wait(_) | Next::Claim => return Ok(()),
+                Next::ConfirmCancel => self.commit(Command::ConfirmCancel { now: clock::now() }).await?,
+                Next::RetryModelCallAt(at) => self.pause_until(at).await?,
+                Next::CallModel { step, attempt } => {
+                    self.wait_for_fresh_lease().await?;
+                    self.call_model(step, attempt).await?;
+                }
+                Next::RunTools(tools) => {
+                    self.wait_for_fresh_lease().await?;
+                    self.run_tools(tools).await?;
+                }
+            }
+        }
+    }
+
+    async fn pause_until(&mut self, at: steadfast::run::Time) -> Result<(), Done> {
+        let pause = (at - clock::now()).to_std().unwrap_or_default();
+        if pause > PAUSE_HELD_MAX {
+            // The append that brought the pause has let go of the run already.
+            return Err(Done::Settled);
+        }
+        let end = tokio::time::Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return self.commit(Command::RetryModelCall { now: clock::now() }).await,
+                interrupt = self.interrupt() => match interrupt {
+                    Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(()),
+                    Interrupt::Changed | Interrupt::Resend => {}
+                    Interrupt::Deadline => return self.commit(Command::RetryModelCall { now: clock::now() }).await,
+                    Interrupt::Stop(done) => return self.stop(done).await,
+                },
+            }
+        }
+    }
+
+    /// Waits until something happens to the run from outside, and folds it in.
+    pub(crate) async fn interrupt(&mut self) -> Interrupt {
+        let deadline = self.loaded.run.request.as_ref().map(|request| request.deadline);
+        let left = deadline.map_or(Duration::MAX, |at| (at - clock::now()).to_std().unwrap_or_default());
+        let left = left.min(Duration::from_secs(86_400));
+        let changed = tokio::select! {
+            biased;
+            () = self.lease.lost.cancelled() => return Interrupt::Stop(Done::Lost),
+            () = self.hand_back.cancelled() => return Interrupt::Stop(Done::HandedBack),
+            () = tokio::time::sleep(left) => return Interrupt::Deadline,
+            signal = self.signals.recv(), if !self.signals_closed => match signal {
+                Some(Signal::Resend) => return Interrupt::Resend,
+                Some(Signal::Changed) => true,
+                None => { self.signals_closed = true; true }
+            },
+            () = tokio::time::sleep(LOOK_AGAIN) => true,
+        };
+        if changed && let Err(done) = self.refresh().await {
+            // A database that is away is no reason to drop a call that was paid for: its append will wait.
+            return if matches!(done, Done::Stuck(_)) { Interrupt::Changed } else { Interrupt::Stop(done) };
+        }
+        Interrupt::Changed
+    }
+
+    /// Folds in what others have added.
+    async fn refresh(&mut self) -> Result<(), Done> {
+        self.shared.reader.refresh(&mut self.loaded).await?;
+        if self.claim.is_some_and(|epoch| epoch != self.loaded.head.epoch) {
+            metrics::runs().fenced.inc();
+            return Err(Done::Lost);
+        }
+        Ok(())
+    }
+
+    async fn wait_for_fresh_lease(&mut self) -> Result<(), Done> {
+        while !self.lease.is_fresh(self.shared.options.lease) {
+            tokio::select! {
+                () = self.lease.lost.cancelled() => return Err(Done::Lost),
+                () = self.hand_back.cancelled() => return self.stop(Done::HandedBack).await,
+                () = tokio::time::sleep(self.shared.options.lease / 10) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides and appends, again after each input that came in between.
+    pub(crate) async fn commit(&mut self, command: Command) -> Result<(), Done> {
+        for _ in 0..CONFLICTS_MAX {
+            let events = match decide(&self.loaded.run, command.clone()) {
+                Ok(events) => events,
+                Err(Refusal::AlreadyEnded(_) | Refusal::NothingToDo(_)) => return Err(Done::Settled),
+                Err(refusal) => return Err(Done::Stuck(format!("its own outcome was refused: {refusal}"))),
+            };
+            let after = events.iter().fold(self.loaded.run.clone(), Run::evolve);
+            let lease = lease_after(&after);
+            if self.append(events, after, lease).await?.is_some() {
+                return Ok(());
+            }
+            self.refresh().await?;
+        }
+        Err(Done::Stuck("an append met conflict after conflict".into()))
+    }
+
+    /// One append. `None`: it met a conflict.
+    async fn append(&mut self, events: Vec<Event>, after: Run, lease: LeaseChange) -> Result<Option<()>, Done> {
+        let now = clock::now();
+        let before = self.loaded.run.version;
+        let released = matches!(lease, LeaseChange::Release { .. });
+        let append = Append {
+            run_id: self.loaded.head.run_id,
+            tenant: self.loaded.head.tenant.clone(),
+            expected_version: before,
+            expected_epoch: self.claim.unwrap_or(self.loaded.head.epoch),
+            prev_hash: self.loaded.hash,
+            time: now,
+            events,
+            status: after.status(),
+            usage: after.usage,
+            lease,
+            accept: None,
+            idempotency: None,
+            patience: APPEND_PATIENCE,
+        };
+        let events = append.events.clone();
+        let appended = match self.shared.appender.append(append).await {
+            Ok(Outcome::Appended(appended)) => appended,
+            Ok(_) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        self.loaded.run = after;
+        self.loaded.head.epoch = appended.epoch;
+        self.loaded.head.status = self.loaded.run.status();
+        if let Some(last) = appended.events.last() {
+            (self.loaded.head.version, self.loaded.hash) = (last.version, last.hash);
+        }
+        if released {
+            self.lease.released();
+        }
+        let frames = appended.events.iter().zip(&events).map(|(stored, event)| Frame::of_event(stored, event));
+        self.shared.feed.publish(frames.collect()).await;
+        record::events(&self.loaded.run, &events, Some(self.loaded.head.created_at), now);
+        if let Err(error) = self.shared.reader.keep_snapshot(&self.loaded, before).await {
+            tracing::debug!(%error, run.id = %self.loaded.head.run_id, "a snapshot could not be kept");
+        }
+        if let Some(next) = appended.next_in_session {
+            self.shared.announce(next, &self.loaded.head.tenant).await;
+        }
+        Ok(Some(()))
+    }
+
+    /// Lets go. A run handed back is due at once, so another worker goes on with it.
+    pub(crate) async fn stop(&mut self, done: Done) -> Result<(), Done> {
+        if done == Done::HandedBack {
+            let release = LeaseChange::Release { due_in: Some(Duration::ZERO) };
+            if let Ok(Some(())) = self.append(Vec::new(), self.loaded.run.clone(), release).await {
+                self.shared.announce(self.loaded.head.run_id, &self.loaded.head.tenant.clone()).await;
+            }
+        }
+        Err(done)
+    }
+
+}
+
+/// What the events of an append make of the lease.
+fn lease_after(run: &Run) -> LeaseChange {
+    let until = |at: steadfast::run::Time| Some((at - clock::now()).to_std().unwrap_or_default());
+    match next(run) {
+        Next::Ended(_) => LeaseChange::Release { due_in: None },
+        // Nobody may ever answer: the run's deadline ends it.
+        Next::Wait(WaitingOn::ToolOutputs { .. }) => {
+            LeaseChange::Release { due_in: run.request.as_ref().and_then(|request| until(request.deadline)) }
+        }
+        Next::Wait(WaitingOn::Timer { until: at }) => LeaseChange::Release { due_in: until(at) },
+        Next::RetryModelCallAt(at) if until(at) > Some(PAUSE_HELD_MAX) => LeaseChange::Release { due_in: until(at) },
+        _ => LeaseChange::Keep,
+    }
+}

@@ -1,0 +1,237 @@
+//! The command loop: pull while slots are free, execute, drain.
+
+use std::{sync::Arc, time::Duration};
+
+use steadfast::{
+    feed::LiveFeed,
+    health::Health,
+    metrics,
+    queue::{Advance, CommandQueue, Delivery},
+    run::{RunId, TenantId},
+    store::{Appender, Reader, Store},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    context::AgentCache,
+    execute::{Done, Execution},
+    lease::Leases,
+    model::{Models, RetryPolicy},
+    redriver,
+    tools::Toolbox,
+};
+
+/// Pause after the queue did not answer.
+const QUEUE_PAUSE: Duration = Duration::from_millis(500);
+/// A worker that has neither pulled a command nor found none for so long is not ready.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// What a stopping worker keeps of its drain time for handing back what did not end.
+const HAND_BACK: Duration = Duration::from_secs(3);
+
+pub struct WorkerDeps {
+    pub store: Store,
+    pub queue: Arc<dyn CommandQueue>,
+    pub feed: Arc<dyn LiveFeed>,
+    pub models: Arc<Models>,
+    pub tools: Arc<Toolbox>,
+    pub health: Health,
+}
+
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Unique among all workers alive: it names the owner of a lease.
+    pub id: String,
+    /// Runs executed at the same time.
+    pub slots: usize,
+    /// How long a claim holds without renewal: the time to notice that a worker is dead.
+    pub lease: Duration,
+    /// After a stop was asked for: finish until then, or hand back.
+    pub drain: Duration,
+    /// How often the redriver looks for overdue runs.
+    pub redrive_every: Duration,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            id: "worker".into(),
+            slots: 64,
+            lease: Duration::from_secs(3),
+            drain: Duration::from_secs(20),
+            redrive_every: Duration::from_millis(250),
+        }
+    }
+}
+
+/// What all executions of a worker share.
+pub struct Shared {
+    pub appender: Appender,
+    pub reader: Reader,
+    pub queue: Arc<dyn CommandQueue>,
+    pub feed: Arc<dyn LiveFeed>,
+    pub models: Arc<Models>,
+    pub tools: Arc<Toolbox>,
+    pub agents: AgentCache,
+    pub retry: RetryPolicy,
+    pub options: WorkerOptions,
+}
+
+impl Shared {
+    /// Says that a run can go on. Lost words are found by the redriver.
+    pub async fn announce(&self, run_id: RunId, tenant: &TenantId) {
+        // The dispatch number only makes the message id new: the time is as good as a count.
+        let dispatch = crate::clock::now().timestamp_micros().unsigned_abs();
+        let command = Advance { run_id, tenant: tenant.clone(), version: 0, dispatch };
+        if let Err(error) = self.queue.publish(&command).await {
+            tracing::debug!(%error, run.id = %run_id, "a command could not be published; the redriver will");
+        }
+    }
+}
+
+pub struct Worker {
+    shared: Arc<Shared>,
+    health: Health,
+}
+
+impl Worker {
+    pub fn new(deps: WorkerDeps, options: WorkerOptions) -> Self {
+        let WorkerDeps { store, queue, feed, models, tools, health } = deps;
+        let shared = Shared {
+            appender: store.appender,
+            reader: store.reader,
+            queue,
+            feed,
+            models,
+            tools,
+            agents: AgentCache::default(),
+            retry: RetryPolicy::default(),
+            options,
+        };
+        Self { shared: Arc::new(shared), health }
+    }
+
+    /// Works until told to stop, then drains: runs under way end or are handed back within the drain time.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { shared, health } = self;
+        health.expect("worker", SILENCE_MAX);
+        metrics::runs().slots.set(shared.options.slots as i64);
+        let leases = Leases::default();
+        let renewing = CancellationToken::new();
+        let hand_back = CancellationToken::new();
+        let background = TaskTracker::new();
+        background.spawn({
+            let (leases, shared, stop) = (leases.clone(), shared.clone(), renewing.clone());
+            async move { leases.keep(&shared.reader, &shared.options.id, shared.options.lease, &stop).await }
+        });
+        background.spawn(redriver::run(shared.clone(), health.clone(), shutdown.clone()));
+        background.spawn({
+            let (leases, mut signals, stop) = (leases.clone(), shared.feed.signals().await, renewing.clone());
+            async move {
+                loop {
+                    tokio::select! {
+                        signal = signals.recv() => match signal {
+                            Some((run_id, signal)) => leases.signal(run_id, signal),
+                            None => return,
+                        },
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+        });
+
+        let tasks = TaskTracker::new();
+        pull(&shared, &leases, &tasks, &hand_back, &health, &shutdown).await;
+
+        tasks.close();
+        let finish = shared.options.drain.saturating_sub(HAND_BACK);
+        if tokio::time::timeout(finish, tasks.wait()).await.is_err() {
+            tracing::info!(runs = tasks.len(), "runs that did not end in time are handed back");
+            hand_back.cancel();
+            let _ = tokio::time::timeout(HAND_BACK, tasks.wait()).await;
+        }
+        renewing.cancel();
+        background.close();
+        background.wait().await;
+    }
+}
+
+async fn pull(
+    shared: &Arc<Shared>,
+    leases: &Leases,
+    tasks: &TaskTracker,
+    hand_back: &CancellationToken,
+    health: &Health,
+    shutdown: &CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(shared.options.slots.max(1)));
+    loop {
+        let permit = tokio::select! {
+            permit = slots.clone().acquire_owned() => permit,
+            () = shutdown.cancelled() => return,
+        };
+        let Ok(permit) = permit else { return };
+        let free = 1 + slots.available_permits();
+        let pulled = tokio::select! {
+            pulled = shared.queue.pull(free) => pulled,
+            () = shutdown.cancelled() => return,
+        };
+        let deliveries = match pulled {
+            Ok(deliveries) => deliveries,
+            Err(error) => {
+                tracing::warn!(%error, "no commands can be pulled");
+                health.trouble("worker", error.to_string());
+                tokio::time::sleep(QUEUE_PAUSE).await;
+                continue;
+            }
+        };
+        health.progress("worker");
+        let mut permit = Some(permit);
+        for delivery in deliveries {
+            // As many permits are free as were asked for: nobody else takes them.
+            let Some(permit) = permit.take().or_else(|| slots.clone().try_acquire_owned().ok()) else { continue };
+            tasks.spawn(advance(shared.clone(), leases.clone(), hand_back.clone(), delivery, permit));
+        }
+    }
+}
+
+async fn advance(
+    shared: Arc<Shared>,
+    leases: Leases,
+    hand_back: CancellationToken,
+    delivery: Delivery,
+    permit: OwnedSemaphorePermit,
+) {
+    let command = delivery.command.clone();
+    let Some((lease, signals)) = leases.take(command.run_id) else {
+        // In our hands already: whatever the command is about, the run is looked at again.
+        leases.signal(command.run_id, steadfast::feed::Signal::Changed);
+        delivery.ack().await;
+        return;
+    };
+    metrics::runs().in_progress.inc();
+    let _guard = InProgress(permit);
+    let mut delivery = Some(delivery);
+    let claimed = async {
+        if let Some(delivery) = delivery.take() {
+            delivery.ack().await;
+        }
+    };
+    let done = Execution::run(shared, &command, lease, signals, hand_back, claimed).await;
+    if let Done::Stuck(reason) = &done {
+        tracing::error!(run.id = %command.run_id, reason, "a run is stuck; it will be tried again");
+    }
+    // Not claimed: whoever holds the run, or the redriver once it is due, goes on with it.
+    if let Some(delivery) = delivery {
+        delivery.ack().await;
+    }
+}
+
+/// Counts down also when the execution panics.
+struct InProgress(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        metrics::runs().in_progress.dec();
+    }
+}
