@@ -11,7 +11,7 @@ use super::{
         ModelReplied, RunCancelled, RunCompleted, RunError, RunFailed, RunRequested, RunResumed, RunStarted,
         ToolCallFailed, ToolCallRequested, ToolCallStarted, ToolCallSucceeded,
     },
-    state::{Call, ToolState},
+    state::{Call, OpenTool, ToolState},
 };
 
 pub fn decide(run: &Run, command: Command) -> Result<Vec<Event>, Refusal> {
@@ -61,7 +61,10 @@ pub fn decide(run: &Run, command: Command) -> Result<Vec<Event>, Refusal> {
             let Call::Backoff { attempt, .. } = run.call else {
                 return Err(Refusal::NothingToDo(run.status()));
             };
-            plan.call_model(now, run.step, attempt + 1);
+            match run.cancel.clone() {
+                Some(reason) => plan.push(RunCancelled { reason }),
+                None => plan.call_model(now, run.step, attempt + 1),
+            }
         }
         Command::RecordToolResults { now, results } => plan.tool_results(now, results)?,
         Command::Cancel { reason, .. } => plan.cancel(reason),
@@ -282,7 +285,10 @@ impl Plan<'_> {
             self.push(RunCompleted { output: text });
             return Ok(());
         }
-        for call in tool_calls {
+        // The client's calls come last: the fold sees one fact at a time, and a run with only client calls open waits.
+        let (for_the_client, others): (Vec<ToolCall>, Vec<ToolCall>) =
+            (tool_calls.into_iter()).partition(|call| self.executor(&call.name) == Executor::Client);
+        for call in others.into_iter().chain(for_the_client) {
             self.request_tool(step, call)?;
         }
         self.go_on(now);
@@ -311,19 +317,24 @@ impl Plan<'_> {
             .collect()
     }
 
+    fn executor(&self, name: &str) -> Executor {
+        if self.request.server_tools.iter().any(|tool| tool.name == name) {
+            Executor::Server
+        } else if self.request.client_tools.iter().any(|tool| tool.name == name) {
+            Executor::Client
+        } else {
+            Executor::Nobody
+        }
+    }
+
     fn request_tool(&mut self, step: u32, call: ToolCall) -> Result<(), Refusal> {
-        let server_tool = self.request.server_tools.iter().find(|tool| tool.name == call.name);
-        let client_tool = self.request.client_tools.iter().any(|tool| tool.name == call.name);
         let (id, name) = (call.id.clone(), call.name.clone());
-        let executor = match (server_tool, client_tool) {
-            (Some(_), _) => Executor::Server,
-            (None, true) => Executor::Client,
-            (None, false) => Executor::Nobody,
-        };
+        let executor = self.executor(&name);
+        let retry_safe = (self.request.server_tools.iter()).any(|tool| tool.name == name && tool.retry_safe);
         self.push(ToolCallRequested { step, call, executor });
-        match server_tool {
-            Some(tool) if !tool.retry_safe => self.push(ToolCallStarted { tool_call_id: id }),
-            None if !client_tool => {
+        match executor {
+            Executor::Server if !retry_safe => self.push(ToolCallStarted { tool_call_id: id }),
+            Executor::Nobody => {
                 let known: Vec<&str> = (self.request.server_tools.iter().map(|tool| tool.name.as_str()))
                     .chain(self.request.client_tools.iter().map(|tool| tool.name.as_str()))
                     .collect();
@@ -373,7 +384,14 @@ impl Plan<'_> {
     }
 
     fn tool_results(&mut self, now: Time, results: Vec<ToolResult>) -> Result<(), Refusal> {
+        if results.is_empty() {
+            return Err(Refusal::NoOutputs);
+        }
         for result in results {
+            let open = |tool: &OpenTool| tool.call.id == result.tool_call_id && tool.executor == Executor::Server;
+            if !self.run.open_tools.iter().any(open) {
+                return Err(Refusal::UnknownToolCall(result.tool_call_id));
+            }
             self.end_tool(result.tool_call_id, result.outcome, result.duration_ms)?;
         }
         if let Some(reason) = self.run.cancel.clone() {

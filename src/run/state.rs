@@ -70,10 +70,11 @@ pub enum WaitingOn {
 }
 
 /// Where the model call of the current step stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Call {
     /// None is wanted now.
+    #[default]
     Idle,
     /// Recorded as about to be made, outcome unknown.
     Open { attempt: u32 },
@@ -118,14 +119,14 @@ pub struct Run {
     /// Client outputs already taken, so a repeated post is told apart from a contradicting one.
     pub client_outputs: Vec<(String, Result<String, String>)>,
     pub usage: Usage,
+    /// `Some(None)` is a cancel without a reason; in JSON that is `null`, and no cancel is no field.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub cancel: Option<Option<String>>,
     pub outcome: Option<Outcome>,
 }
 
-impl Default for Call {
-    fn default() -> Self {
-        Self::Idle
-    }
+fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(field).map(Some)
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,436 @@
+//! Laws that hold for every sequence of commands, sensible or not.
+//!
+//! A failing case is shrunk and printed with its seed. `PROPTEST_CASES=100000 cargo test -p steadfast laws` looks longer.
+
+use proptest::{prelude::*, sample::Index};
+
+use super::*;
+use crate::run::{
+    Next, Refusal, Status, WaitingOn, next,
+    state::{Call, OpenTool},
+};
+
+/// Runs that live side by side.
+const RUNS: usize = 3;
+
+/// One thing somebody tries. What depends on the run's state is chosen when it is tried.
+#[derive(Debug, Clone)]
+enum Try {
+    Request {
+        endless: bool,
+        metadata: bool,
+        tools_twice: bool,
+    },
+    Advance {
+        context: bool,
+    },
+    Reply {
+        aim: Aim,
+        text: String,
+        calls: Vec<(u8, u8)>,
+    },
+    Failure {
+        aim: Aim,
+        retry_in: Option<i64>,
+    },
+    Retry,
+    Results {
+        picks: Vec<(Index, bool)>,
+        stranger: bool,
+    },
+    Outputs {
+        picks: Vec<(Index, bool)>,
+        again: Option<(Index, bool)>,
+        stranger: bool,
+    },
+    Cancel {
+        reason: bool,
+    },
+    ConfirmCancel,
+    Fail,
+}
+
+/// Whether a worker's report names the call that is open, or any.
+#[derive(Debug, Clone)]
+enum Aim {
+    True,
+    At(u32, u32),
+}
+
+fn aim() -> impl Strategy<Value = Aim> {
+    prop_oneof![5 => Just(Aim::True), 1 => (0..5_u32, 0..5_u32).prop_map(|(step, attempt)| Aim::At(step, attempt))]
+}
+
+fn picks() -> impl Strategy<Value = Vec<(Index, bool)>> {
+    prop::collection::vec(any::<(Index, bool)>(), 0..4)
+}
+
+fn rarely() -> impl Strategy<Value = bool> {
+    prop::bool::weighted(0.1)
+}
+
+fn attempt() -> impl Strategy<Value = Try> {
+    let calls = prop::collection::vec((0..5_u8, 0..5_u8), 0..4);
+    prop_oneof![
+        2 => (rarely(), any::<bool>(), rarely()).prop_map(|(endless, metadata, tools_twice)| Try::Request {
+            endless,
+            metadata,
+            tools_twice,
+        }),
+        5 => any::<bool>().prop_map(|context| Try::Advance { context }),
+        6 => (aim(), ".{0,8}", calls).prop_map(|(aim, text, calls)| Try::Reply { aim, text, calls }),
+        3 => (aim(), prop::option::weighted(0.8, -5..60_i64))
+            .prop_map(|(aim, retry_in)| Try::Failure { aim, retry_in }),
+        3 => Just(Try::Retry),
+        6 => (picks(), rarely()).prop_map(|(picks, stranger)| Try::Results { picks, stranger }),
+        6 => (picks(), prop::option::weighted(0.3, any::<(Index, bool)>()), rarely())
+            .prop_map(|(picks, again, stranger)| Try::Outputs { picks, again, stranger }),
+        1 => any::<bool>().prop_map(|reason| Try::Cancel { reason }),
+        1 => Just(Try::ConfirmCancel),
+        1 => prop::bool::weighted(0.2).prop_map(|fail| if fail { Try::Fail } else { Try::Retry }),
+    ]
+}
+
+/// Which run, how many seconds later, and what.
+fn story() -> impl Strategy<Value = Vec<(usize, i64, Try)>> {
+    let pause = prop_oneof![8 => 0..5_i64, 2 => 5..60_i64, 1 => 300..700_i64];
+    prop::collection::vec((0..RUNS, pause, attempt()), 1..60)
+}
+
+fn outcome(well: bool) -> Result<String, String> {
+    if well { Ok("out".into()) } else { Err("broke".into()) }
+}
+
+fn command_for(run: &Run, now: Time, what: Try) -> Command {
+    let open = match run.call {
+        Call::Open { attempt } => (run.step, attempt),
+        _ => (run.step, 1),
+    };
+    let aimed = |aim| match aim {
+        Aim::True => open,
+        Aim::At(step, attempt) => (step, attempt),
+    };
+    let id = |pick: &Index, tools: &[&OpenTool]| match tools {
+        [] => "nobody's".to_owned(),
+        tools => pick.get(tools).call.id.clone(),
+    };
+    let of = |executor| {
+        run.open_tools
+            .iter()
+            .filter(move |tool| tool.executor == executor)
+            .collect::<Vec<_>>()
+    };
+    match what {
+        Try::Request {
+            endless,
+            metadata,
+            tools_twice,
+        } => {
+            let mut request = request();
+            request.now = now;
+            if endless {
+                request.limits.run_seconds_max = u64::MAX;
+            }
+            if metadata {
+                request.metadata =
+                    serde_json::json!({"user": "ö\u{0}\n\"", "n": [1, -2, 0.5, 1e300], "deep": {"": null}});
+                request.idempotency_key = Some("key".into());
+            }
+            if tools_twice {
+                request.client_tools.push(request.client_tools[0].clone());
+            }
+            Command::Request(request)
+        }
+        Try::Advance { context: shown } => Command::Advance {
+            now,
+            worker: "w".into(),
+            epoch: run.epoch + 1,
+            context: shown.then(|| context(9)),
+        },
+        Try::Reply { aim, text, calls } => {
+            let (step, attempt) = aimed(aim);
+            let names = ["lookup", "pay", "ask", "nothing", "lookup"];
+            let ids = ["", "a", "b", "c", "call_1_1"];
+            let tool_calls = (calls.iter())
+                .map(|(id, name)| call(ids[*id as usize], names[*name as usize]))
+                .collect();
+            let reply = ModelReply {
+                deltas: vec![text.len() as u32],
+                text,
+                tool_calls,
+                usage: spent(),
+                first_token_ms: Some(1),
+                ..ModelReply::default()
+            };
+            Command::RecordReply {
+                now,
+                step,
+                attempt,
+                reply,
+            }
+        }
+        Try::Failure { aim, retry_in } => {
+            let (step, attempt) = aimed(aim);
+            Command::RecordModelFailure {
+                now,
+                step,
+                attempt,
+                class: "timeout".into(),
+                message: "too slow".into(),
+                retry_at: retry_in.map(|seconds| now + chrono::TimeDelta::seconds(seconds)),
+            }
+        }
+        Try::Retry => Command::RetryModelCall { now },
+        Try::Results { picks, stranger } => {
+            let mut tools = of(Executor::Server);
+            if stranger {
+                tools.extend(of(Executor::Client));
+            }
+            let result = |(pick, well): &(Index, bool)| ToolResult {
+                tool_call_id: id(pick, &tools),
+                outcome: outcome(*well),
+                duration_ms: 1,
+            };
+            Command::RecordToolResults {
+                now,
+                results: picks.iter().map(result).collect(),
+            }
+        }
+        Try::Outputs { picks, again, stranger } => {
+            let mut tools = of(Executor::Client);
+            if stranger {
+                tools.extend(of(Executor::Server));
+            }
+            let mut outputs: Vec<_> = (picks.iter())
+                .map(|(pick, well)| ToolOutput {
+                    tool_call_id: id(pick, &tools),
+                    outcome: outcome(*well),
+                })
+                .collect();
+            if let Some((pick, well)) = again.filter(|_| !run.client_outputs.is_empty()) {
+                outputs.push(ToolOutput {
+                    tool_call_id: pick.get(&run.client_outputs).0.clone(),
+                    outcome: outcome(well),
+                });
+            }
+            Command::SubmitToolOutputs { now, outputs }
+        }
+        Try::Cancel { reason } => Command::Cancel {
+            now,
+            reason: reason.then(|| "enough".into()),
+        },
+        Try::ConfirmCancel => Command::ConfirmCancel { now },
+        Try::Fail => Command::Fail {
+            now,
+            code: "x".into(),
+            message: "y".into(),
+        },
+    }
+}
+
+/// A log as it grows, and the state that was kept beside it.
+#[derive(Default)]
+struct Life {
+    log: Vec<Event>,
+    live: Run,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_tried_the_laws_of_a_run_hold(story in story(), cut in any::<Index>()) {
+        let mut lives: [Life; RUNS] = Default::default();
+        let mut now = at(0);
+        for (which, pause, what) in story {
+            now += chrono::TimeDelta::seconds(pause);
+            let life = &mut lives[which];
+            let command = command_for(&life.live, now, what);
+            let was_ended = life.live.outcome.is_some();
+            // The contract is that this returns, whatever the command.
+            let Ok(events) = decide(&life.live, command) else { continue };
+            prop_assert!(!was_ended || events.is_empty(), "after the end: {events:?}");
+            for event in events {
+                life.live = std::mem::take(&mut life.live).evolve(&event);
+                life.log.push(event);
+            }
+            prop_assert_eq!(life.live.version, life.log.len() as u64, "versions are 1, 2, 3 and so on");
+            prop_assert_eq!(&Run::fold(&life.log), &life.live, "a replay from zero is the live state");
+            status_and_next_agree(&life.live, life.log.last())?;
+        }
+        for life in &lives {
+            one_end_at_most(&life.log)?;
+            every_model_call_is_accounted_for(&life.log, &life.live)?;
+            every_tool_call_ends_at_most_once(&life.log)?;
+            a_replay_through_json_is_the_live_state(life, &cut)?;
+        }
+    }
+
+    #[test]
+    fn reading_any_payload_answers_and_never_panics(name in prop::sample::select(Event::NAMES), text in ".{0,64}") {
+        let _ = Event::from_stored(name, 1, &text);
+        prop_assert!(Event::from_stored(name, 2, &text).is_err(), "a schema of the future was read");
+    }
+}
+
+fn status_and_next_agree(run: &Run, last: Option<&Event>) -> Result<(), TestCaseError> {
+    let (status, todo) = (run.status(), next(run));
+    let ended = last.is_some_and(Event::is_terminal);
+    prop_assert_eq!(status.is_terminal(), ended);
+    prop_assert_eq!(
+        matches!(todo, Next::Ended(as_what) if as_what == status),
+        ended,
+        "{:?}",
+        todo
+    );
+    if ended || run.request.is_none() {
+        return Ok(());
+    }
+    let held = run.claimed;
+    match status {
+        Status::Queued => prop_assert_eq!((held, &todo), (false, &Next::Claim)),
+        Status::Waiting => match run.waiting_on() {
+            Some(WaitingOn::Timer { until }) => prop_assert_eq!(&todo, &Next::RetryModelCallAt(until)),
+            Some(on) => prop_assert_eq!((held, &todo), (false, &Next::Wait(on))),
+            None => prop_assert!(false, "waiting on nothing"),
+        },
+        _ if run.cancel.is_some() => prop_assert_eq!((held, &todo), (true, &Next::ConfirmCancel)),
+        _ => match &todo {
+            Next::CallModel { step, attempt } => {
+                prop_assert_eq!(
+                    (held, *step, &run.call),
+                    (true, run.step, &Call::Open { attempt: *attempt })
+                );
+            }
+            Next::RunTools(tools) => prop_assert!(held && !tools.is_empty(), "nothing to do while running"),
+            other => prop_assert!(false, "{other:?} while running"),
+        },
+    }
+    // Only a worker that holds the run has a call open: nobody else could say how it ended.
+    prop_assert!(held || run.call == Call::Idle, "an open call nobody makes");
+    Ok(())
+}
+
+fn one_end_at_most(log: &[Event]) -> Result<(), TestCaseError> {
+    let end = log.iter().position(Event::is_terminal);
+    prop_assert!(end.is_none_or(|at| at + 1 == log.len()), "facts after the end");
+    Ok(())
+}
+
+fn every_model_call_is_accounted_for(log: &[Event], run: &Run) -> Result<(), TestCaseError> {
+    let mut open = None;
+    let mut asked = Vec::new();
+    let mut charged = Usage::default();
+    for event in log {
+        let outcome = match event {
+            Event::ModelCallRequested(e) => {
+                prop_assert_eq!(open, None, "a call while another is open");
+                let expected = match asked.last() {
+                    Some((step, attempt)) if *step == e.step => (*step, attempt + 1),
+                    Some((step, _)) => (step + 1, 1),
+                    None => (1, 1),
+                };
+                prop_assert_eq!((e.step, e.attempt), expected, "steps and attempts count up");
+                prop_assert!(e.step <= LIMITS.steps_max && e.attempt <= LIMITS.model_attempts_max);
+                open = Some((e.step, e.attempt));
+                asked.push((e.step, e.attempt));
+                continue;
+            }
+            Event::ModelReplied(e) => {
+                charged += e.usage;
+                (e.step, e.attempt)
+            }
+            Event::ModelCallFailed(e) => (e.step, e.attempt),
+            Event::ModelCallOrphaned(e) => {
+                charged.output_tokens += u64::from(e.charged_output_tokens);
+                (e.step, e.attempt)
+            }
+            _ => continue,
+        };
+        prop_assert_eq!(open, Some(outcome), "an outcome of no open call");
+        open = None;
+    }
+    prop_assert!(
+        run.outcome.is_none() || open.is_none(),
+        "an ended run with an open call"
+    );
+    prop_assert_eq!(run.usage, charged, "usage is the sum of what was charged");
+    Ok(())
+}
+
+fn every_tool_call_ends_at_most_once(log: &[Event]) -> Result<(), TestCaseError> {
+    let mut open: Vec<&str> = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for event in log {
+        match event {
+            Event::ToolCallRequested(e) => {
+                prop_assert!(!seen.contains(&&*e.call.id), "two calls with the id {}", e.call.id);
+                seen.push(&e.call.id);
+                open.push(&e.call.id);
+            }
+            Event::ToolCallSucceeded(ToolCallSucceeded { tool_call_id, .. })
+            | Event::ToolCallFailed(ToolCallFailed { tool_call_id, .. }) => {
+                let at = open.iter().position(|id| id == tool_call_id);
+                prop_assert!(at.is_some(), "{} ended without being open", tool_call_id);
+                open.remove(at.unwrap_or_default());
+            }
+            Event::ModelCallRequested(_) => prop_assert!(open.is_empty(), "the model was asked before its tools ended"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn a_replay_through_json_is_the_live_state(life: &Life, cut: &Index) -> Result<(), TestCaseError> {
+    let mut run = Run::default();
+    let snapshot_at = cut.index(life.log.len() + 1);
+    for (at, event) in life.log.iter().enumerate() {
+        if at == snapshot_at {
+            let json = serde_json::to_string(&run).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            run = serde_json::from_str(&json).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        }
+        let payload = event.payload();
+        let read = Event::from_stored(event.name(), event.schema(), &payload);
+        let read = read.map_err(|e| TestCaseError::fail(e.to_string()))?;
+        prop_assert_eq!(&read.payload(), &payload, "the bytes are the same when written again");
+        run = run.evolve(&read);
+    }
+    prop_assert_eq!(&run, &life.live);
+    Ok(())
+}
+
+/// The generator would prove little if it never got anywhere.
+#[test]
+fn the_generator_reaches_every_event_and_every_refusal_that_has_a_state() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let (mut events_seen, mut refusals_seen) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+    for _ in 0..1000 {
+        let story = story().new_tree(&mut runner).expect("no filters").current();
+        let mut lives: [Run; RUNS] = Default::default();
+        let mut now = at(0);
+        for (which, pause, what) in story {
+            now += chrono::TimeDelta::seconds(pause);
+            match decide(&lives[which], command_for(&lives[which], now, what)) {
+                Ok(events) => {
+                    for event in events {
+                        events_seen.insert(event.name());
+                        lives[which] = std::mem::take(&mut lives[which]).evolve(&event);
+                    }
+                }
+                Err(refusal) => drop(refusals_seen.insert(word(&refusal))),
+            }
+        }
+    }
+    let missing: Vec<_> = Event::NAMES
+        .iter()
+        .filter(|name| !events_seen.contains(**name))
+        .collect();
+    assert!(missing.is_empty(), "never happened: {missing:?}");
+    assert!(refusals_seen.len() >= 12, "{refusals_seen:?}");
+}
+
+fn word(refusal: &Refusal) -> String {
+    let debug = format!("{refusal:?}");
+    debug.split(['(', ' ', '{']).next().unwrap_or_default().into()
+}
