@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use steadfast::{
     metrics,
     run::Time,
-    store::{Db, Error, LogEntry, Position},
+    store::{Db, Error, Position},
 };
 
 use crate::{
@@ -61,17 +61,9 @@ impl Lane {
     }
 
     /// Stops at an event it cannot get past. Nothing is skipped.
-    pub fn park_at(&mut self, entry: &LogEntry, error: &Error) {
-        let event = &entry.event;
-        let (name, run, version) = (self.projection.name(), event.run_id, event.version);
-        let reason = match error {
-            Error::Corrupt { .. } => format!("projection {name} stopped at {error}"),
-            other => format!(
-                "projection {name} stopped at run {run}, version {version} ({}): {other}",
-                event.name
-            ),
-        };
-        self.park(reason, Some(event.time));
+    pub fn park_at(&mut self, broken: &Broken) {
+        let reason = format!("projection {} stopped at {}", self.projection.name(), broken.error);
+        self.park(reason, broken.time);
     }
 
     fn park(&mut self, reason: String, time: Option<Time>) {
@@ -156,7 +148,7 @@ pub async fn apply_alone(db: &Db, lane: &mut Lane, mut entries: &[Entry]) -> Res
             Err(error @ Error::Unavailable(_)) => return Err(error),
             Err(_) if step > 1 => step /= 2,
             Err(error) => {
-                lane.park_at(&entries[0].log, &error);
+                lane.park_at(&refused(&entries[0], error));
                 return Ok(());
             }
         }
@@ -164,9 +156,22 @@ pub async fn apply_alone(db: &Db, lane: &mut Lane, mut entries: &[Entry]) -> Res
     Ok(())
 }
 
+/// The event a projection could not take.
+fn refused(entry: &Entry, error: Error) -> Broken {
+    let event = &entry.log.event;
+    let error = match error {
+        Error::Corrupt { .. } => error,
+        other => {
+            let reason = format!("{} could not be applied: {other}", event.name);
+            Error::Corrupt { run_id: event.run_id, version: event.version, reason }
+        }
+    };
+    Broken { error, time: Some(event.time) }
+}
+
 /// Parks every lane that has come to the event that cannot be read.
 pub fn park_at_broken(lanes: &mut [&mut Lane], at: Position, broken: &Broken) {
     for lane in lanes.iter_mut().filter(|lane| lane.position == at) {
-        lane.park_at(&broken.entry, &broken.error);
+        lane.park_at(broken);
     }
 }

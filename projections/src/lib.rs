@@ -13,7 +13,7 @@ pub mod check;
 mod checkpoint;
 mod clock;
 mod lane;
-mod log;
+pub mod log;
 pub mod models;
 pub mod projection;
 pub mod projector;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use steadfast::{
-    run::{Event, RunId, SessionId, event::RunRequested},
+    run::{Event, RunId, SessionId, Time, event::RunRequested},
     store::{Error, LogEntry, Position, Reader},
 };
 
@@ -44,7 +44,7 @@ impl Origin {
 #[derive(Default)]
 pub struct LogPage {
     pub entries: Vec<Entry>,
-    /// There was more than a page of it.
+    /// There may be more behind it.
     pub full: bool,
     /// The event behind the last entry cannot be read: nothing after it may be applied.
     pub broken: Option<Broken>,
@@ -53,8 +53,9 @@ pub struct LogPage {
 /// An event no projection gets past.
 #[derive(Debug, Clone)]
 pub struct Broken {
-    pub entry: LogEntry,
+    /// Names the run and the version.
     pub error: Error,
+    pub time: Option<Time>,
 }
 
 impl LogPage {
@@ -77,19 +78,24 @@ impl Log {
         }
     }
 
-    pub async fn page(&mut self, after: Position, limit: u32) -> Result<LogPage, Error> {
-        let stored = self.reader.log(after, limit).await?;
-        let mut page = LogPage {
-            full: stored.len() >= limit as usize,
-            ..LogPage::default()
+    pub async fn page(&mut self, after: Position, mut limit: u32) -> Result<LogPage, Error> {
+        let stored = loop {
+            match self.reader.log(after, limit).await {
+                Ok(stored) => break stored,
+                Err(error @ Error::Unavailable(_)) => return Err(error),
+                // One of the events cannot be read: come as close to it as possible.
+                Err(_) if limit > 1 => limit /= 2,
+                Err(error) => {
+                    let broken = Some(Broken { error, time: None });
+                    return Ok(LogPage { broken, ..LogPage::default() });
+                }
+            }
         };
+        let mut page = LogPage { full: stored.len() >= limit as usize, ..LogPage::default() };
         page.entries.reserve(stored.len());
         for log in stored {
             let decoded = match log.event.decode() {
-                Ok(event) => self
-                    .origin(log.event.run_id, &event)
-                    .await
-                    .map(|origin| (event, origin)),
+                Ok(event) => self.origin(log.event.run_id, &event).await.map(|origin| (event, origin)),
                 Err(error) => Err(error),
             };
             match decoded {
@@ -101,7 +107,7 @@ impl Log {
                 }
                 Err(error @ Error::Unavailable(_)) => return Err(error),
                 Err(error) => {
-                    page.broken = Some(Broken { entry: log, error });
+                    page.broken = Some(Broken { error, time: Some(log.event.time) });
                     break;
                 }
             }
