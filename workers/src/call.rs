@@ -17,11 +17,24 @@ use crate::{
 impl Execution {
     /// Makes the call that is recorded as open, and records how it ended.
     pub(crate) async fn call_model(&mut self, step: u32, attempt: u32) -> Result<(), Done> {
-        let Some(request) = self.loaded.run.request.clone() else { return Err(Done::Settled) };
-        let agent = match self.shared.agents.get(&self.shared.reader, &request.agent.version).await {
+        let Some(request) = self.loaded.run.request.clone() else {
+            return Err(Done::Settled);
+        };
+        let agent = match self
+            .shared
+            .agents
+            .get(&self.shared.reader, &request.agent.version)
+            .await
+        {
             Ok(Ok(agent)) => agent,
             Ok(Err(message)) => {
-                return self.commit(Command::Fail { now: clock::now(), code: "agent".into(), message }).await;
+                return self
+                    .commit(Command::Fail {
+                        now: clock::now(),
+                        code: "agent".into(),
+                        message,
+                    })
+                    .await;
             }
             Err(error) => return Err(error.into()),
         };
@@ -31,7 +44,15 @@ impl Execution {
         }
         let history = self.history.as_deref().unwrap_or_default();
         let run_id = self.loaded.head.run_id;
-        let mut ask = context::request(run_id, &self.loaded.run, &agent, history, &self.shared.tools, step, attempt);
+        let mut ask = context::request(
+            run_id,
+            &self.loaded.run,
+            &agent,
+            history,
+            &self.shared.tools,
+            step,
+            attempt,
+        );
 
         let shared = self.shared.clone();
         let deltas = Deltas::new(&*shared.feed, run_id, self.loaded.run.version + 1);
@@ -63,15 +84,33 @@ impl Execution {
                         + reply.usage.output_tokens as f64 * price.output_usd_per_million;
                     reply.usage.cost_microusd = cost.round().max(0.0) as u64;
                 }
-                self.commit(Command::RecordReply { now: clock::now(), step, attempt, reply }).await
+                self.commit(Command::RecordReply {
+                    now: clock::now(),
+                    step,
+                    attempt,
+                    reply,
+                })
+                .await
             }
             Err(error) => {
                 let now = clock::now();
-                let pause = shared.retry.pause(error.class, attempt, error.retry_after, clock::jitter());
-                let retry_at = pause.and_then(|pause| chrono::TimeDelta::from_std(pause).ok()).map(|pause| now + pause);
+                let pause = shared
+                    .retry
+                    .pause(error.class, attempt, error.retry_after, clock::jitter());
+                let retry_at = pause
+                    .and_then(|pause| chrono::TimeDelta::from_std(pause).ok())
+                    .map(|pause| now + pause);
                 tracing::warn!(run.id = %run_id, step, attempt, class = %error.class, error = %error, "a model call failed");
                 let (class, message) = (error.class.as_str().to_owned(), error.message);
-                self.commit(Command::RecordModelFailure { now, step, attempt, class, message, retry_at }).await
+                self.commit(Command::RecordModelFailure {
+                    now,
+                    step,
+                    attempt,
+                    class,
+                    message,
+                    retry_at,
+                })
+                .await
             }
         }
     }
@@ -94,7 +133,11 @@ impl Execution {
                     let started = Instant::now();
                     let outcome = shared.tools.call(&tool.call, &context).await;
                     let duration_ms = started.elapsed().as_millis() as u64;
-                    ToolResult { tool_call_id: tool.call.id, outcome, duration_ms }
+                    ToolResult {
+                        tool_call_id: tool.call.id,
+                        outcome,
+                        duration_ms,
+                    }
                 }
             })
             .collect();
@@ -122,13 +165,27 @@ impl Execution {
         if ended.is_empty() {
             return Ok(());
         }
-        self.commit(Command::RecordToolResults { now: clock::now(), results: ended }).await
+        self.commit(Command::RecordToolResults {
+            now: clock::now(),
+            results: ended,
+        })
+        .await
     }
 
     async fn out_of_time(&mut self) -> Result<(), Done> {
-        let seconds = self.loaded.run.request.as_ref().map_or(0, |request| request.limits.run_seconds_max);
+        let seconds = self
+            .loaded
+            .run
+            .request
+            .as_ref()
+            .map_or(0, |request| request.limits.run_seconds_max);
         let message = format!("the run did not end within {seconds} s (limits.run_seconds_max)");
-        self.commit(Command::Fail { now: clock::now(), code: "deadline".into(), message }).await
+        self.commit(Command::Fail {
+            now: clock::now(),
+            code: "deadline".into(),
+            message,
+        })
+        .await
     }
 }
 

@@ -28,7 +28,9 @@ impl AgentCache {
         if let Some(agent) = self.lock().get(version) {
             return Ok(Ok(agent.clone()));
         }
-        let Some(hash) = parse_hash(version) else { return Ok(Err(format!("{version:?} is not an agent version"))) };
+        let Some(hash) = parse_hash(version) else {
+            return Ok(Err(format!("{version:?} is not an agent version")));
+        };
         let Some(bytes) = reader.blob(&hash).await? else {
             return Ok(Err(format!("agent version {version} is not in the store")));
         };
@@ -82,7 +84,10 @@ pub async fn choose(reader: &Reader, loaded: &Loaded, request: &RunRequested) ->
     let (ids, messages): (Vec<RunId>, Vec<Vec<Message>>) = turns.into_iter().unzip();
     let messages = messages.concat();
     let digest = hex(&Sha256::digest(serde_json::to_string(&messages).unwrap_or_default()));
-    Ok(Some(Chosen { context: Context { turns: ids, digest }, messages }))
+    Ok(Some(Chosen {
+        context: Context { turns: ids, digest },
+        messages,
+    }))
 }
 
 pub struct Chosen {
@@ -104,7 +109,10 @@ async fn exchanges(reader: &Reader, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Me
         match stored.decode()? {
             Event::RunRequested(request) => messages.extend(request.input),
             Event::RunCompleted(done) => {
-                messages.push(Message::Assistant { content: done.output, tool_calls: Vec::new() });
+                messages.push(Message::Assistant {
+                    content: done.output,
+                    tool_calls: Vec::new(),
+                });
             }
             _ => {}
         }
@@ -125,13 +133,21 @@ pub fn request(
     attempt: u32,
 ) -> ModelRequest {
     let mut messages = Vec::with_capacity(1 + history.len() + run.messages.len());
-    messages.push(Message::System { content: agent.instructions.clone() });
+    messages.push(Message::System {
+        content: agent.instructions.clone(),
+    });
     messages.extend_from_slice(history);
     messages.extend_from_slice(&run.messages);
     let mut specs = Vec::new();
     let mut output_tokens_max = agent.limits.output_tokens_max;
     if let Some(request) = &run.request {
-        specs.extend(request.server_tools.iter().filter_map(|tool| tools.get(&tool.name)).map(|tool| tool.spec()));
+        specs.extend(
+            request
+                .server_tools
+                .iter()
+                .filter_map(|tool| tools.get(&tool.name))
+                .map(|tool| tool.spec()),
+        );
         specs.extend(request.client_tools.iter().cloned());
         output_tokens_max = request.limits.output_tokens_max;
     }

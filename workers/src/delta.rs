@@ -41,13 +41,26 @@ impl State {
         let json = wire::delta(run_id, self.version, sub, piece).into();
         self.sent.push(piece.len() as u32);
         self.sent_bytes = self.text.len();
-        Some(Frame::Delta { run_id, version: self.version, sub, json })
+        Some(Frame::Delta {
+            run_id,
+            version: self.version,
+            sub,
+            json,
+        })
     }
 }
 
 impl<'a> Deltas<'a> {
     pub fn new(feed: &'a dyn LiveFeed, run_id: RunId, version: u64) -> Self {
-        Self { feed, run_id, state: Mutex::new(State { version, ..State::default() }), arrived: Notify::new() }
+        Self {
+            feed,
+            run_id,
+            state: Mutex::new(State {
+                version,
+                ..State::default()
+            }),
+            arrived: Notify::new(),
+        }
     }
 
     /// More text has come.
@@ -85,7 +98,12 @@ impl<'a> Deltas<'a> {
                 let end = start + *length as usize;
                 let (sub, piece) = (at as u32 + 1, &state.text[start..end]);
                 let json = wire::delta(self.run_id, state.version, sub, piece).into();
-                frames.push(Frame::Delta { run_id: self.run_id, version: state.version, sub, json });
+                frames.push(Frame::Delta {
+                    run_id: self.run_id,
+                    version: state.version,
+                    sub,
+                    json,
+                });
                 start = end;
             }
             frames
@@ -141,7 +159,9 @@ mod tests {
         }
         assert_eq!(deltas.lengths(), [5, 2, 6]);
         deltas.move_to(5).await;
-        let Watched::Frame(Frame::Delta { version, sub, .. }) = watcher.next().await else { panic!("not a delta") };
+        let Watched::Frame(Frame::Delta { version, sub, .. }) = watcher.next().await else {
+            panic!("not a delta")
+        };
         assert_eq!((version, sub), (5, 1));
         assert!(!deltas.flush().await, "nothing is left to send");
     }

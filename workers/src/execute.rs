@@ -91,8 +91,16 @@ impl Execution {
             Ok(None) => return Done::Settled,
             Err(error) => return error.into(),
         };
-        let mut execution =
-            Self { shared, loaded, lease, signals, hand_back, history: None, signals_closed: false, claim: None };
+        let mut execution = Self {
+            shared,
+            loaded,
+            lease,
+            signals,
+            hand_back,
+            history: None,
+            signals_closed: false,
+            claim: None,
+        };
         let outcome = match execution.claim().await {
             // From here on the store knows who works on the run: the command has served.
             Ok(()) => {
@@ -107,7 +115,9 @@ impl Execution {
     async fn claim(&mut self) -> Result<(), Done> {
         for _ in 0..CONFLICTS_MAX {
             let run = &self.loaded.run;
-            let Some(request) = run.request.clone() else { return Err(Done::Settled) };
+            let Some(request) = run.request.clone() else {
+                return Err(Done::Settled);
+            };
             if run.outcome.is_some() {
                 return Err(Done::Settled);
             }
@@ -124,7 +134,12 @@ impl Execution {
             }
             let epoch = self.loaded.head.epoch + 1;
             let worker = self.shared.options.id.clone();
-            let command = Command::Advance { now: clock::now(), worker, epoch, context };
+            let command = Command::Advance {
+                now: clock::now(),
+                worker,
+                epoch,
+                context,
+            };
             let events = match decide(&self.loaded.run, command.clone()) {
                 Ok(events) => events,
                 Err(_) => return Err(Done::Settled),
@@ -133,7 +148,10 @@ impl Execution {
             let goes_on = matches!(next(&after), Next::CallModel { .. } | Next::RunTools(_));
             // A run that ends or waits at once is claimed first and settled by a second append.
             let first = if goes_on { events } else { Vec::new() };
-            let claim = LeaseChange::Claim { owner: self.shared.options.id.clone(), ttl: self.shared.options.lease };
+            let claim = LeaseChange::Claim {
+                owner: self.shared.options.id.clone(),
+                ttl: self.shared.options.lease,
+            };
             let at = Instant::now();
             let after_first = if goes_on { after } else { self.loaded.run.clone() };
             match self.append(first, after_first, claim).await? {
@@ -214,7 +232,11 @@ impl Execution {
         };
         if changed && let Err(done) = self.refresh().await {
             // A database that is away is no reason to drop a call that was paid for: its append will wait.
-            return if matches!(done, Done::Stuck(_)) { Interrupt::Changed } else { Interrupt::Stop(done) };
+            return if matches!(done, Done::Stuck(_)) {
+                Interrupt::Changed
+            } else {
+                Interrupt::Stop(done)
+            };
         }
         Interrupt::Changed
     }
@@ -293,7 +315,11 @@ impl Execution {
         if released {
             self.lease.released();
         }
-        let frames = appended.events.iter().zip(&events).map(|(stored, event)| Frame::of_event(stored, event));
+        let frames = appended
+            .events
+            .iter()
+            .zip(&events)
+            .map(|(stored, event)| Frame::of_event(stored, event));
         self.shared.feed.publish(frames.collect()).await;
         record::events(&self.loaded.run, &events, Some(self.loaded.head.created_at), now);
         if let Err(error) = self.shared.reader.keep_snapshot(&self.loaded, before).await {
@@ -308,14 +334,17 @@ impl Execution {
     /// Lets go. A run handed back is due at once, so another worker goes on with it.
     pub(crate) async fn stop(&mut self, done: Done) -> Result<(), Done> {
         if done == Done::HandedBack {
-            let release = LeaseChange::Release { due_in: Some(Duration::ZERO) };
+            let release = LeaseChange::Release {
+                due_in: Some(Duration::ZERO),
+            };
             if let Ok(Some(())) = self.append(Vec::new(), self.loaded.run.clone(), release).await {
-                self.shared.announce(self.loaded.head.run_id, &self.loaded.head.tenant.clone()).await;
+                self.shared
+                    .announce(self.loaded.head.run_id, &self.loaded.head.tenant.clone())
+                    .await;
             }
         }
         Err(done)
     }
-
 }
 
 /// What the events of an append make of the lease.
@@ -324,9 +353,9 @@ fn lease_after(run: &Run) -> LeaseChange {
     match next(run) {
         Next::Ended(_) => LeaseChange::Release { due_in: None },
         // Nobody may ever answer: the run's deadline ends it.
-        Next::Wait(WaitingOn::ToolOutputs { .. }) => {
-            LeaseChange::Release { due_in: run.request.as_ref().and_then(|request| until(request.deadline)) }
-        }
+        Next::Wait(WaitingOn::ToolOutputs { .. }) => LeaseChange::Release {
+            due_in: run.request.as_ref().and_then(|request| until(request.deadline)),
+        },
         Next::Wait(WaitingOn::Timer { until: at }) => LeaseChange::Release { due_in: until(at) },
         Next::RetryModelCallAt(at) if until(at) > Some(PAUSE_HELD_MAX) => LeaseChange::Release { due_in: until(at) },
         _ => LeaseChange::Keep,

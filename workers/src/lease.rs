@@ -48,8 +48,23 @@ impl Leases {
         }
         let (signals, receiver) = mpsc::channel(SIGNALS);
         let lost = CancellationToken::new();
-        held.insert(run_id, Held { epoch: 0, renewed: Instant::now(), lost: lost.clone(), signals });
-        Some((Lease { run_id, lost, leases: self.clone() }, receiver))
+        held.insert(
+            run_id,
+            Held {
+                epoch: 0,
+                renewed: Instant::now(),
+                lost: lost.clone(),
+                signals,
+            },
+        );
+        Some((
+            Lease {
+                run_id,
+                lost,
+                leases: self.clone(),
+            },
+            receiver,
+        ))
     }
 
     pub fn signal(&self, run_id: RunId, signal: Signal) {
@@ -86,7 +101,9 @@ impl Leases {
     fn note(&self, asked: &[(RunId, u64)], renewed: &[RunId], at: Instant) {
         let mut held = self.lock();
         for (run_id, epoch) in asked {
-            let Some(held) = held.get_mut(run_id).filter(|held| held.epoch == *epoch) else { continue };
+            let Some(held) = held.get_mut(run_id).filter(|held| held.epoch == *epoch) else {
+                continue;
+            };
             if renewed.contains(run_id) {
                 held.renewed = at;
             } else {
@@ -119,7 +136,10 @@ impl Lease {
 
     /// Whether the lease surely still runs.
     pub fn is_fresh(&self, ttl: Duration) -> bool {
-        self.leases.lock().get(&self.run_id).is_some_and(|held| held.renewed.elapsed() < ttl)
+        self.leases
+            .lock()
+            .get(&self.run_id)
+            .is_some_and(|held| held.renewed.elapsed() < ttl)
     }
 }
 

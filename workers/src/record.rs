@@ -7,7 +7,10 @@ use steadfast::{
 
 /// Counts the events of one append.
 pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time) {
-    let agent = run.request.as_ref().map_or("unknown", |request| request.agent.name.as_str());
+    let agent = run
+        .request
+        .as_ref()
+        .map_or("unknown", |request| request.agent.name.as_str());
     let age = requested_at.map(|at| (now - at).as_seconds_f64().max(0.0));
     for event in events {
         match event {
@@ -28,7 +31,9 @@ pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time
             Event::ModelReplied(e) => {
                 let m = metrics::model();
                 let model = e.model.as_str();
-                m.duration.with_label_values(&["chat", model, ""]).observe(e.latency_ms as f64 / 1000.0);
+                m.duration
+                    .with_label_values(&["chat", model, ""])
+                    .observe(e.latency_ms as f64 / 1000.0);
                 if let Some(first) = e.first_token_ms {
                     m.first_chunk.with_label_values(&[model]).observe(first as f64 / 1000.0);
                 }
@@ -36,12 +41,17 @@ pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time
                     m.token_usage.with_label_values(&[kind, model]).observe(tokens as f64);
                     m.tokens.with_label_values(&[agent, model, kind]).inc_by(tokens);
                 }
-                m.cost.with_label_values(&[agent, model]).inc_by(e.usage.cost_microusd as f64 / 1e6);
+                m.cost
+                    .with_label_values(&[agent, model])
+                    .inc_by(e.usage.cost_microusd as f64 / 1e6);
             }
             Event::ToolCallSucceeded(e) => tool(run, &e.name, "succeeded", e.duration_ms),
             Event::ToolCallFailed(e) => tool(run, &e.name, "failed", e.duration_ms),
             terminal if terminal.is_terminal() => {
-                metrics::runs().ended.with_label_values(&[agent, run.status().as_str()]).inc();
+                metrics::runs()
+                    .ended
+                    .with_label_values(&[agent, run.status().as_str()])
+                    .inc();
                 if let Some(age) = age {
                     metrics::runs().duration.with_label_values(&[agent]).observe(age);
                 }
@@ -53,8 +63,14 @@ pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time
 
 fn tool(run: &Run, name: &str, outcome: &str, duration_ms: u64) {
     // A model may ask for any name: only the agent's own tools make a label.
-    let known = run.request.as_ref().is_some_and(|request| request.server_tools.iter().any(|tool| tool.name == name));
+    let known = run
+        .request
+        .as_ref()
+        .is_some_and(|request| request.server_tools.iter().any(|tool| tool.name == name));
     let name = if known { name } else { "unknown" };
     metrics::tools().calls.with_label_values(&[name, outcome]).inc();
-    metrics::tools().duration.with_label_values(&[name]).observe(duration_ms as f64 / 1000.0);
+    metrics::tools()
+        .duration
+        .with_label_values(&[name])
+        .observe(duration_ms as f64 / 1000.0);
 }

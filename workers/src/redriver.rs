@@ -45,7 +45,10 @@ struct Incarnation {
 }
 
 async fn look(shared: &Shared, incarnation: &mut Incarnation) -> Result<(), String> {
-    if incarnation.asked.is_none_or(|asked| asked.elapsed() >= INCARNATION_EVERY) {
+    if incarnation
+        .asked
+        .is_none_or(|asked| asked.elapsed() >= INCARNATION_EVERY)
+    {
         incarnation.asked = Some(tokio::time::Instant::now());
         check_incarnation(shared, incarnation).await?;
     }
@@ -54,11 +57,24 @@ async fn look(shared: &Shared, incarnation: &mut Incarnation) -> Result<(), Stri
         return Err("the command queue is away".into());
     }
     loop {
-        let due = shared.reader.take_due(BATCH, FIRST_PAUSE).await.map_err(|error| error.to_string())?;
+        let due = shared
+            .reader
+            .take_due(BATCH, FIRST_PAUSE)
+            .await
+            .map_err(|error| error.to_string())?;
         let full = due.len() == BATCH as usize;
         for due in due {
-            let command = Advance { run_id: due.run_id, tenant: due.tenant, version: due.version, dispatch: due.dispatch };
-            shared.queue.publish(&command).await.map_err(|error| error.to_string())?;
+            let command = Advance {
+                run_id: due.run_id,
+                tenant: due.tenant,
+                version: due.version,
+                dispatch: due.dispatch,
+            };
+            shared
+                .queue
+                .publish(&command)
+                .await
+                .map_err(|error| error.to_string())?;
             metrics::runs().redriven.inc();
         }
         if !full {
@@ -85,7 +101,10 @@ async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Re
         // A queue we do not know (we have just started, or it was wiped, or it came back): it may have lost any
         // command. Those it still holds come twice, which is harmless.
         let made = shared.reader.make_due(None).await.map_err(|error| error.to_string())?;
-        tracing::info!(runs = made, "the command queue is new to this worker: queued runs are dispatched again");
+        tracing::info!(
+            runs = made,
+            "the command queue is new to this worker: queued runs are dispatched again"
+        );
         incarnation.known = Some(current);
     }
     Ok(())

@@ -82,7 +82,12 @@ impl Shared {
     pub async fn announce(&self, run_id: RunId, tenant: &TenantId) {
         // The dispatch number only makes the message id new: the time is as good as a count.
         let dispatch = crate::clock::now().timestamp_micros().unsigned_abs();
-        let command = Advance { run_id, tenant: tenant.clone(), version: 0, dispatch };
+        let command = Advance {
+            run_id,
+            tenant: tenant.clone(),
+            version: 0,
+            dispatch,
+        };
         if let Err(error) = self.queue.publish(&command).await {
             tracing::debug!(%error, run.id = %run_id, "a command could not be published; the redriver will");
         }
@@ -96,7 +101,14 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(deps: WorkerDeps, options: WorkerOptions) -> Self {
-        let WorkerDeps { store, queue, feed, models, tools, health } = deps;
+        let WorkerDeps {
+            store,
+            queue,
+            feed,
+            models,
+            tools,
+            health,
+        } = deps;
         let shared = Shared {
             appender: store.appender,
             reader: store.reader,
@@ -108,7 +120,10 @@ impl Worker {
             retry: RetryPolicy::default(),
             options,
         };
-        Self { shared: Arc::new(shared), health }
+        Self {
+            shared: Arc::new(shared),
+            health,
+        }
     }
 
     /// Works until told to stop, then drains: runs under way end or are handed back within the drain time.
@@ -122,7 +137,11 @@ impl Worker {
         let background = TaskTracker::new();
         background.spawn({
             let (leases, shared, stop) = (leases.clone(), shared.clone(), renewing.clone());
-            async move { leases.keep(&shared.reader, &shared.options.id, shared.options.lease, &stop).await }
+            async move {
+                leases
+                    .keep(&shared.reader, &shared.options.id, shared.options.lease, &stop)
+                    .await
+            }
         });
         background.spawn(redriver::run(shared.clone(), health.clone(), shutdown.clone()));
         background.spawn({
@@ -189,8 +208,16 @@ async fn pull(
         let mut permit = Some(permit);
         for delivery in deliveries {
             // As many permits are free as were asked for: nobody else takes them.
-            let Some(permit) = permit.take().or_else(|| slots.clone().try_acquire_owned().ok()) else { continue };
-            tasks.spawn(advance(shared.clone(), leases.clone(), hand_back.clone(), delivery, permit));
+            let Some(permit) = permit.take().or_else(|| slots.clone().try_acquire_owned().ok()) else {
+                continue;
+            };
+            tasks.spawn(advance(
+                shared.clone(),
+                leases.clone(),
+                hand_back.clone(),
+                delivery,
+                permit,
+            ));
         }
     }
 }
