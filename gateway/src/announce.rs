@@ -1,0 +1,110 @@
+//! After the commit: telling a worker there is work, and telling watchers what happened.
+//!
+//! Both are hints. The client is answered without waiting for them, and a lost one is made up for: by the redriver,
+//! which finds the run in the store, and by the watchers, which see the hole.
+
+use std::sync::Arc;
+
+use steadfast::{
+    feed::{Frame, LiveFeed, Signal},
+    queue::{Advance, CommandQueue},
+    run::{Event, RunId, TenantId},
+    store::Appended,
+};
+use tokio::sync::Semaphore;
+
+use crate::limits::{ANNOUNCEMENT_MAX, ANNOUNCEMENTS_MAX};
+
+/// What to tell after an append.
+#[derive(Default)]
+pub struct News {
+    pub frames: Vec<Frame>,
+    pub commands: Vec<Advance>,
+    /// A worker may hold this run and should look at it again.
+    pub changed: Option<RunId>,
+}
+
+pub struct Announcer {
+    queue: Arc<dyn CommandQueue>,
+    feed: Arc<dyn LiveFeed>,
+    under_way: Arc<Semaphore>,
+}
+
+impl News {
+    /// The facts of an append, and the commands that follow from it.
+    pub fn of(run_id: RunId, tenant: &TenantId, events: &[Event], appended: &Appended) -> Self {
+        let frames = appended
+            .events
+            .iter()
+            .zip(events)
+            .map(|(stored, event)| Frame::of_event(stored, event))
+            .collect();
+        let (version, _) = appended.head();
+        let mut commands = Vec::with_capacity(1);
+        if !events.last().is_some_and(Event::is_terminal) {
+            commands.push(Advance {
+                run_id,
+                tenant: tenant.clone(),
+                version,
+                dispatch: 0,
+            });
+        }
+        if let Some(next) = appended.next_in_session {
+            // Its first dispatch went out when it was accepted, and the queue swallows an id it has seen.
+            commands.push(Advance {
+                run_id: next,
+                tenant: tenant.clone(),
+                version: 1,
+                dispatch: 1,
+            });
+        }
+        Self {
+            frames,
+            commands,
+            changed: None,
+        }
+    }
+}
+
+impl Announcer {
+    pub fn new(queue: Arc<dyn CommandQueue>, feed: Arc<dyn LiveFeed>) -> Self {
+        Self {
+            queue,
+            feed,
+            under_way: Arc::new(Semaphore::new(ANNOUNCEMENTS_MAX)),
+        }
+    }
+
+    /// Sends the news, later and elsewhere.
+    pub fn tell(&self, news: News) {
+        let Ok(permit) = self.under_way.clone().try_acquire_owned() else {
+            tracing::debug!("too many announcements are under way; the redriver will make up for this one");
+            return;
+        };
+        let (queue, feed) = (self.queue.clone(), self.feed.clone());
+        tokio::spawn(async move {
+            let commands = async {
+                for command in &news.commands {
+                    if let Err(error) = queue.publish(command).await {
+                        tracing::debug!(run.id = %command.run_id, error = %error, "a command was not published");
+                    }
+                }
+            };
+            let frames = async {
+                if !news.frames.is_empty() {
+                    feed.publish(news.frames).await;
+                }
+                if let Some(run_id) = news.changed {
+                    feed.signal(run_id, Signal::Changed).await;
+                }
+            };
+            if tokio::time::timeout(ANNOUNCEMENT_MAX, async { tokio::join!(commands, frames) })
+                .await
+                .is_err()
+            {
+                tracing::debug!("an announcement took too long; the redriver will make up for it");
+            }
+            drop(permit);
+        });
+    }
+}

@@ -1,0 +1,21 @@
+//! The one place of this room that reads the clock and draws random numbers.
+
+use chrono::{DurationRound, TimeDelta, Utc};
+use steadfast::run::Time;
+use uuid::Uuid;
+
+/// Now, in the microseconds a database keeps.
+pub fn now() -> Time {
+    let now = Utc::now();
+    now.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(now)
+}
+
+/// A new id; ids sort by the time they were made.
+pub fn new_id() -> Uuid {
+    Uuid::now_v7()
+}
+
+/// 32 bytes nobody can guess.
+pub fn random_bytes() -> [u8; 32] {
+    rand::random()
+}

@@ -1,0 +1,138 @@
+//! What every request shares.
+
+use std::{ops::Deref, sync::Arc};
+
+use sha2::{Digest, Sha256};
+use steadfast::{
+    agents::Agents,
+    feed::LiveFeed,
+    health::Health,
+    queue::CommandQueue,
+    read::ReadModels,
+    run::RunId,
+    store::{self, Loaded, Store},
+};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    announce::Announcer,
+    identity::{Doorkeeper, Identity, Who},
+    limits::GatewayLimits,
+    problem::Problem,
+    rate::RateLimit,
+    stream::{follow::Sources, slots::Slots},
+};
+
+/// What a gateway is made of.
+pub struct Deps {
+    pub store: Store,
+    pub queue: Arc<dyn CommandQueue>,
+    pub feed: Arc<dyn LiveFeed>,
+    pub reads: Arc<dyn ReadModels>,
+    pub agents: Arc<Agents>,
+    pub health: Health,
+    pub identity: Identity,
+    pub limits: GatewayLimits,
+}
+
+/// The gateway of one process.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+pub struct Shared {
+    pub store: Store,
+    pub feed: Arc<dyn LiveFeed>,
+    pub reads: Arc<dyn ReadModels>,
+    pub agents: Arc<Agents>,
+    pub health: Health,
+    pub limits: GatewayLimits,
+    pub doorkeeper: Doorkeeper,
+    pub rate: RateLimit,
+    pub announcer: Announcer,
+    pub slots: Slots,
+    /// Cancelled when this process should end: streams end, long polls answer.
+    pub draining: CancellationToken,
+    agents_kept: OnceCell<()>,
+}
+
+impl Gateway {
+    pub fn new(deps: Deps) -> Self {
+        let Deps {
+            store,
+            queue,
+            feed,
+            reads,
+            agents,
+            health,
+            identity,
+            limits,
+        } = deps;
+        Self(Arc::new(Shared {
+            doorkeeper: Doorkeeper::new(identity),
+            rate: RateLimit::new(limits.requests_per_minute),
+            announcer: Announcer::new(queue, feed.clone()),
+            slots: Slots::new(limits.streams_max, limits.streams_per_tenant_max),
+            draining: CancellationToken::new(),
+            agents_kept: OnceCell::new(),
+            store,
+            feed,
+            reads,
+            agents,
+            health,
+            limits,
+        }))
+    }
+}
+
+impl Deref for Gateway {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Shared {
+    /// Keeps every agent's definition in the store, once: a run pins one by the hash of its bytes, and a worker must
+    /// find it there.
+    pub async fn keep_agents(&self) -> Result<(), store::Error> {
+        let keep = || async {
+            for agent in self.agents.iter() {
+                let definition = agent.canonical();
+                self.store
+                    .reader
+                    .put_blob(&Sha256::digest(&definition).into(), definition.as_bytes())
+                    .await?;
+            }
+            Ok(())
+        };
+        self.agents_kept.get_or_try_init(keep).await.copied()
+    }
+
+    /// The caller's run. Another tenant's does not exist.
+    pub async fn load(&self, who: &Who, run_id: RunId) -> Result<Loaded, Problem> {
+        match self.store.reader.load(run_id).await? {
+            Some(loaded) if loaded.head.tenant == who.tenant => Ok(loaded),
+            _ => Err(Problem::no_such_run(&run_id.to_string())),
+        }
+    }
+
+    /// The head of the caller's run.
+    pub async fn head(&self, who: &Who, run_id: RunId) -> Result<store::Head, Problem> {
+        match self.store.reader.head(run_id).await? {
+            Some(head) if head.tenant == who.tenant => Ok(head),
+            _ => Err(Problem::no_such_run(&run_id.to_string())),
+        }
+    }
+
+    /// What a stream draws on.
+    pub fn sources(&self) -> Sources {
+        Sources {
+            reader: self.store.reader.clone(),
+            feed: self.feed.clone(),
+            draining: self.draining.clone(),
+            age_max: self.limits.stream_age_max(),
+        }
+    }
+}

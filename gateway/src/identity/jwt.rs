@@ -1,0 +1,123 @@
+//! JSON Web Tokens. Which algorithm is used is a property of the key, fixed by the configuration or by the key set;
+//! what the token's header says is only ever compared with it.
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+use steadfast::run::TenantId;
+
+use super::{Refused, Scopes, Secret, Who, jwks::KeySet};
+
+/// Shorter secrets can be guessed: RFC 7518 asks for as many bits as the hash has.
+pub const SECRET_BYTES_MIN: usize = 32;
+/// How far the clocks of issuer and gateway may differ, at the most.
+pub const LEEWAY_SECONDS_MAX: u64 = 60;
+const LEEWAY_SECONDS_DEFAULT: u64 = 30;
+/// A longer token is not looked at.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// Why a configuration of tokens cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadJwtConfig(pub(super) String);
+
+/// How tokens are verified.
+pub struct JwtConfig {
+    keys: Keys,
+    audience: String,
+    issuer: Option<String>,
+    leeway_seconds: u64,
+}
+
+enum Keys {
+    Shared(DecodingKey),
+    Set(KeySet),
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    tenant: TenantId,
+    #[serde(default)]
+    scope: String,
+}
+
+impl JwtConfig {
+    /// Tokens signed with a shared secret (HS256).
+    pub fn shared_secret(secret: &Secret, audience: impl Into<String>) -> Result<Self, BadJwtConfig> {
+        if secret.expose().len() < SECRET_BYTES_MIN {
+            let reason =
+                format!("the JWT secret is shorter than {SECRET_BYTES_MIN} bytes; make one with: openssl rand -hex 32");
+            return Err(BadJwtConfig(reason));
+        }
+        Self::new(
+            Keys::Shared(DecodingKey::from_secret(secret.expose().as_bytes())),
+            audience.into(),
+        )
+    }
+
+    /// Tokens signed with a key of the set at this address (RS256 or ES256).
+    pub fn key_set(url: &str, audience: impl Into<String>) -> Result<Self, BadJwtConfig> {
+        Self::new(Keys::Set(KeySet::at(url)?), audience.into())
+    }
+
+    fn new(keys: Keys, audience: String) -> Result<Self, BadJwtConfig> {
+        if audience.is_empty() {
+            return Err(BadJwtConfig(
+                "the JWT audience is empty; name the audience your tokens are issued for".into(),
+            ));
+        }
+        Ok(Self {
+            keys,
+            audience,
+            issuer: None,
+            leeway_seconds: LEEWAY_SECONDS_DEFAULT,
+        })
+    }
+
+    /// Takes tokens of this issuer only.
+    pub fn issued_by(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Allows this difference between the clocks, up to [`LEEWAY_SECONDS_MAX`].
+    pub fn leeway_seconds(mut self, seconds: u64) -> Self {
+        self.leeway_seconds = seconds.min(LEEWAY_SECONDS_MAX);
+        self
+    }
+
+    /// Whose token it is.
+    pub(super) async fn verify(&self, token: &str) -> Result<Who, Refused> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Refused::Invalid);
+        }
+        match &self.keys {
+            Keys::Shared(key) => self.check(token, Algorithm::HS256, key),
+            Keys::Set(set) => {
+                let header = jsonwebtoken::decode_header(token).map_err(|_| Refused::Invalid)?;
+                let key = set.key(header.kid.as_deref()).await?;
+                self.check(token, key.algorithm, &key.key)
+            }
+        }
+    }
+
+    fn check(&self, token: &str, algorithm: Algorithm, key: &DecodingKey) -> Result<Who, Refused> {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = self.leeway_seconds;
+        validation.validate_nbf = true;
+        validation.set_audience(&[&self.audience]);
+        match &self.issuer {
+            Some(issuer) => {
+                validation.set_issuer(&[issuer]);
+                validation.set_required_spec_claims(&["exp", "aud", "iss"]);
+            }
+            None => validation.set_required_spec_claims(&["exp", "aud"]),
+        }
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &validation)
+            .map_err(|_| Refused::Invalid)?
+            .claims;
+        Ok(Who {
+            tenant: claims.tenant,
+            scopes: Scopes::read(&claims.scope),
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! `POST /v1/runs`: a task becomes a run. Accepted means committed.
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use steadfast::{
+    metrics,
+    run::{Command, Event, Run, RunId, SessionId, Time, command, decide},
+    store::{Accept, Append, GENESIS, Lease, Outcome, StoredAnswer},
+};
+
+use super::stream_events;
+use crate::{
+    announce::News,
+    body, clock,
+    gateway::Gateway,
+    idempotency::{self, Key, json},
+    identity::Who,
+    limits::APPEND_PATIENCE,
+    problem::Problem,
+    stream::follow::Follower,
+    task::{self, Task, TaskBody},
+    view::RunView,
+};
+
+pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body, gateway.limits.body_bytes_max).await?;
+    let key = Key::of(&parts.headers, &parts.method, parts.uri.path(), &bytes)?;
+    let body: TaskBody = body::parse(&bytes)?;
+    let (stream, session) = (body.stream.unwrap_or(false), body.session_id);
+    let task = body.check(&gateway.agents, &gateway.limits)?;
+    if let Some(session_id) = session {
+        let found = gateway.store.reader.session(&who.tenant, session_id).await?;
+        found.ok_or_else(|| no_such_session(session_id))?;
+    }
+    gateway.keep_agents().await?;
+
+    let run_id = RunId(clock::new_id());
+    // Room for the stream is taken, and the feed watched, before the run exists: nothing of it can be missed.
+    let watch = if stream {
+        let slot = gateway.slots.take(&who.tenant)?;
+        Some((gateway.feed.subscribe(run_id).await, slot))
+    } else {
+        None
+    };
+    let now = clock::now();
+    let agent = task.agent.name.clone();
+    let request = ask(task, now, session, key.as_ref());
+    let (append, body) = prepare(&gateway, &who, run_id, request, session.is_none(), key.as_ref())?;
+    let events = append.events.clone();
+    match gateway.store.appender.append(append).await? {
+        Outcome::Appended(appended) => {
+            metrics::runs().accepted.with_label_values(&[&agent]).inc();
+            gateway
+                .announcer
+                .tell(News::of(run_id, &who.tenant, &events, &appended));
+            Ok(match watch {
+                Some((subscription, slot)) => {
+                    let follower = Follower::from_start(gateway.sources(), run_id, appended.events, subscription, slot);
+                    located(stream_events::respond(follower), run_id)
+                }
+                None => located(json(StatusCode::ACCEPTED, body), run_id),
+            })
+        }
+        Outcome::KeyUsed { fingerprint, answer } => {
+            let key = key.ok_or_else(|| Problem::internal("an append without a key met a used key"))?;
+            replay(&gateway, &who, key.replay(&fingerprint, answer)?, stream).await
+        }
+        Outcome::NoSuchSession => {
+            Err(session.map_or_else(|| Problem::internal("a new session was not found"), no_such_session))
+        }
+        Outcome::Conflict => Err(Problem::unavailable("the run could not be written; try again")),
+    }
+}
+
+fn no_such_session(id: SessionId) -> Problem {
+    let problem = Problem::no_such_session(&id.to_string());
+    problem.at(
+        "/session_id",
+        "no session of yours has this id; leave it out to begin a new one",
+    )
+}
+
+fn ask(task: Task<'_>, now: Time, session: Option<SessionId>, key: Option<&Key>) -> command::Request {
+    command::Request {
+        now,
+        agent: task.agent.reference(),
+        model: task.agent.model.clone(),
+        server_tools: task.agent.tools.clone(),
+        client_tools: task.client_tools,
+        limits: task.limits,
+        session_id: session.unwrap_or_else(|| SessionId(clock::new_id())),
+        continues_session: session.is_some(),
+        input: task.input,
+        metadata: task.metadata,
+        idempotency_key: key.map(|key| key.key.clone()),
+    }
+}
+
+/// The append, and the answer that is true once it has happened.
+fn prepare(
+    gateway: &Gateway,
+    who: &Who,
+    run_id: RunId,
+    request: command::Request,
+    new_session: bool,
+    key: Option<&Key>,
+) -> Result<(Append, String), Problem> {
+    let (now, session_id, agent) = (request.now, request.session_id, request.agent.name.clone());
+    let nothing = Run::default();
+    let events = decide(&nothing, Command::Request(request)).map_err(|refusal| task::refused(&refusal))?;
+    let run: Run = events.iter().fold(nothing, |run, event: &Event| run.evolve(event));
+    let view = RunView::of(run_id, &run, now, None).ok_or_else(|| Problem::internal("a request left no trace"))?;
+    let body = serde_json::to_string(&view).map_err(|error| Problem::internal(error.to_string()))?;
+    let claim_within = gateway.limits.claim_within();
+    let append = Append {
+        run_id,
+        tenant: who.tenant.clone(),
+        expected_version: 0,
+        expected_epoch: 0,
+        prev_hash: GENESIS,
+        time: now,
+        events,
+        status: run.status(),
+        usage: run.usage,
+        lease: Lease::Release {
+            due_in: Some(claim_within),
+        },
+        accept: Some(Accept {
+            session_id,
+            new_session,
+            agent,
+            claim_within,
+        }),
+        idempotency: key.map(|key| key.with_answer(StatusCode::ACCEPTED, &body)),
+        patience: APPEND_PATIENCE,
+    };
+    Ok((append, body))
+}
+
+/// The same request came again: the same answer, or the same stream from its start.
+async fn replay(gateway: &Gateway, who: &Who, answer: StoredAnswer, stream: bool) -> Result<Response, Problem> {
+    let run_id = serde_json::from_str::<Answered>(&answer.body)
+        .map_err(|error| Problem::internal(format!("a stored answer does not read: {error}")))?
+        .id;
+    let response = if stream {
+        stream_events::from_start(gateway, who, run_id).await?
+    } else {
+        return Ok(located(idempotency::again(answer), run_id));
+    };
+    Ok(idempotency::mark(located(response, run_id)))
+}
+
+#[derive(serde::Deserialize)]
+struct Answered {
+    id: RunId,
+}
+
+/// Where the run is: relative, so that following it never leads elsewhere.
+fn located(mut response: Response, run_id: RunId) -> Response {
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/runs/{run_id}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}

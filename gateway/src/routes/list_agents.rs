@@ -1,0 +1,43 @@
+//! `GET /v1/agents`: who can be given a task.
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+};
+use serde::Serialize;
+use steadfast::run::{Agent, Limits};
+
+use crate::{gateway::Gateway, identity::Who, problem::Problem, query::Query, view::List};
+
+#[derive(Serialize)]
+pub struct AgentView {
+    object: &'static str,
+    name: String,
+    version: String,
+    model: String,
+    tools: Vec<String>,
+    limits: Limits,
+}
+
+impl From<&Agent> for AgentView {
+    fn from(agent: &Agent) -> Self {
+        let reference = agent.reference();
+        Self {
+            object: "agent",
+            name: reference.name,
+            version: reference.version,
+            model: agent.model.clone(),
+            tools: agent.tools.iter().map(|tool| tool.name.clone()).collect(),
+            limits: agent.limits,
+        }
+    }
+}
+
+pub async fn handle(
+    State(gateway): State<Gateway>,
+    _: Who,
+    RawQuery(query): RawQuery,
+) -> Result<Json<List<AgentView>>, Problem> {
+    Query::read(query.as_deref(), &[])?;
+    Ok(Json(List::whole(gateway.agents.iter().map(AgentView::from).collect())))
+}

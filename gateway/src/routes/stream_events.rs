@@ -1,0 +1,113 @@
+//! `GET /v1/runs/{id}/events/stream`: a run as it happens, resumable from any cursor.
+
+use axum::{
+    body::Body,
+    extract::{RawQuery, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use steadfast::{run::RunId, store::Head, wire::Cursor};
+
+use crate::{
+    gateway::Gateway,
+    identity::Who,
+    problem::Problem,
+    query::{PathId, Query},
+    stream::{follow::Follower, text::Types},
+};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+pub async fn handle(
+    State(gateway): State<Gateway>,
+    who: Who,
+    PathId(run_id): PathId<RunId>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let query = Query::read(query.as_deref(), &["after", "types"])?;
+    let types = query.get("types").map_or(Ok(Types::default()), Types::read)?;
+    let cursor = cursor(&query, &headers)?;
+    let head = gateway.head(&who, run_id).await?;
+    if let Some(cursor) = cursor {
+        check_range(cursor, &head)?;
+        if head.status.is_terminal() && cursor.events_seen() == head.version {
+            // Nothing will follow: this answer, and only this one, makes an EventSource stop coming back.
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+    follow(&gateway, &who, run_id, cursor.unwrap_or_default(), types).await
+}
+
+/// The whole stream of a run.
+pub async fn from_start(gateway: &Gateway, who: &Who, run_id: RunId) -> Result<Response, Problem> {
+    gateway.head(who, run_id).await?;
+    follow(gateway, who, run_id, Cursor::default(), Types::default()).await
+}
+
+async fn follow(
+    gateway: &Gateway,
+    who: &Who,
+    run_id: RunId,
+    cursor: Cursor,
+    types: Types,
+) -> Result<Response, Problem> {
+    let slot = gateway.slots.take(&who.tenant)?;
+    let subscription = gateway.feed.subscribe(run_id).await;
+    Ok(respond(Follower::from_cursor(
+        gateway.sources(),
+        run_id,
+        cursor,
+        types,
+        subscription,
+        slot,
+    )))
+}
+
+/// The response whose body is the stream.
+pub fn respond(follower: Follower) -> Response {
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream; charset=utf-8"),
+        ),
+        (
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("no-cache, no-transform"),
+        ),
+        (ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    (headers, Body::from_stream(follower.into_stream())).into_response()
+}
+
+/// Where the client stands; the query wins, because a client that gives both changed its mind after connecting.
+fn cursor(query: &Query<'_>, headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
+    let (name, text) = match (query.get("after"), headers.get(&LAST_EVENT_ID)) {
+        (Some(after), _) => ("after", after),
+        (None, Some(id)) if !id.is_empty() => ("Last-Event-ID", id.to_str().unwrap_or("?")),
+        _ => return Ok(None),
+    };
+    read_cursor(name, text).map(Some)
+}
+
+pub fn read_cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
+    text.parse::<Cursor>().map_err(|error| {
+        let detail = error.to_string();
+        Problem::malformed("bad_cursor", format!("{name}: {detail}")).at(name, detail)
+    })
+}
+
+/// A cursor may lie anywhere up to the deltas of the event that is being produced.
+pub fn check_range(cursor: Cursor, head: &Head) -> Result<(), Problem> {
+    if cursor.events_seen() <= head.version {
+        return Ok(());
+    }
+    let detail = format!(
+        "the cursor {cursor} lies behind the run's last event, {}; use an id the run has given",
+        head.version
+    );
+    Err(Problem::malformed("cursor_out_of_range", detail.clone())
+        .at("after", detail)
+        .of_run(head.run_id))
+}
