@@ -97,7 +97,8 @@ fn name(check: &mut Checker<'_>, at: At<'_, '_>, path: &Path) -> Spanned<String>
             .bytes()
             .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
     // A name of the wrong type has been reported already; a stem is only at fault where no name was written.
-    if !fits && !(from_file && at.table.contains_key("name")) {
+    let reported = from_file && at.table.contains_key("name");
+    if !fits && !reported {
         let source = if from_file {
             " (the file's name, as no name is given)"
         } else {

@@ -184,13 +184,24 @@ impl CommandQueue for JetStreamQueue {
         // to its end: either whatever is there now, or the first to come.
         let pulled = async {
             if self.more.load(Ordering::Relaxed) {
-                let ready = consumer.fetch().max_messages(max).messages().await.map_err(unavailable)?;
+                let ready = consumer
+                    .fetch()
+                    .max_messages(max)
+                    .messages()
+                    .await
+                    .map_err(unavailable)?;
                 let deliveries = receive(ready).await?;
                 if !deliveries.is_empty() {
                     return Ok(deliveries);
                 }
             }
-            let first = consumer.batch().max_messages(1).expires(PULL_WAIT).messages().await.map_err(unavailable)?;
+            let first = consumer
+                .batch()
+                .max_messages(1)
+                .expires(PULL_WAIT)
+                .messages()
+                .await
+                .map_err(unavailable)?;
             let deliveries = receive(first).await?;
             self.more.store(!deliveries.is_empty(), Ordering::Relaxed);
             Ok(deliveries)
@@ -233,7 +244,10 @@ async fn receive(mut batch: pull::Batch) -> Result<Vec<Delivery>, Error> {
     while let Some(message) = batch.next().await {
         let message = message.map_err(unavailable)?;
         match serde_json::from_slice(&message.payload) {
-            Ok(command) => deliveries.push(Delivery { command, receipt: Box::new(JetStreamReceipt(message)) }),
+            Ok(command) => deliveries.push(Delivery {
+                command,
+                receipt: Box::new(JetStreamReceipt(message)),
+            }),
             Err(error) => {
                 tracing::warn!(%error, "a message on the command queue is not a command; it is removed");
                 let _ = message.ack_with(AckKind::Term).await;

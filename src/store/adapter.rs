@@ -253,7 +253,11 @@ impl Backend for Adapter {
     async fn open_before(&self, session_id: SessionId, before: u64) -> Result<bool, Error> {
         let sql = "select 1 as one from runs where session_id = $1 and session_seq < $2
                    and status in ('queued', 'running', 'waiting') limit 1";
-        Ok(!self.db.fetch(sql, &[session_id.0.into(), before.into()]).await?.is_empty())
+        Ok(!self
+            .db
+            .fetch(sql, &[session_id.0.into(), before.into()])
+            .await?
+            .is_empty())
     }
 
     async fn exchanges(&self, runs: &[RunId]) -> Result<Vec<StoredEvent>, Error> {

@@ -11,7 +11,7 @@ use crate::run::{
 };
 
 /// Runs that live side by side.
-const RUNS: usize = 3;
+const RUNS: usize = 2;
 
 /// One thing somebody tries. What depends on the run's state is chosen when it is tried.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ fn rarely() -> impl Strategy<Value = bool> {
 fn attempt() -> impl Strategy<Value = Try> {
     let calls = prop::collection::vec((0..5_u8, 0..5_u8), 0..4);
     prop_oneof![
-        2 => (rarely(), any::<bool>(), rarely()).prop_map(|(endless, metadata, tools_twice)| Try::Request {
+        8 => (rarely(), any::<bool>(), rarely()).prop_map(|(endless, metadata, tools_twice)| Try::Request {
             endless,
             metadata,
             tools_twice,
@@ -149,7 +149,7 @@ fn command_for(run: &Run, now: Time, what: Try) -> Command {
         },
         Try::Reply { aim, text, calls } => {
             let (step, attempt) = aimed(aim);
-            let names = ["lookup", "pay", "ask", "nothing", "lookup"];
+            let names = ["lookup", "pay", "ask", "nothing", "ask"];
             let ids = ["", "a", "b", "c", "call_1_1"];
             let tool_calls = (calls.iter())
                 .map(|(id, name)| call(ids[*id as usize], names[*name as usize]))
@@ -201,18 +201,15 @@ fn command_for(run: &Run, now: Time, what: Try) -> Command {
             if stranger {
                 tools.extend(of(Executor::Server));
             }
-            let mut outputs: Vec<_> = (picks.iter())
-                .map(|(pick, well)| ToolOutput {
-                    tool_call_id: id(pick, &tools),
-                    outcome: outcome(*well),
+            let again = again.filter(|_| !run.client_outputs.is_empty());
+            let before = again.map(|(pick, well)| (pick.get(&run.client_outputs).0.clone(), well));
+            let posted = picks.iter().map(|(pick, well)| (id(pick, &tools), *well));
+            let outputs = (before.into_iter().chain(posted))
+                .map(|(tool_call_id, well)| ToolOutput {
+                    tool_call_id,
+                    outcome: outcome(well),
                 })
                 .collect();
-            if let Some((pick, well)) = again.filter(|_| !run.client_outputs.is_empty()) {
-                outputs.push(ToolOutput {
-                    tool_call_id: pick.get(&run.client_outputs).0.clone(),
-                    outcome: outcome(well),
-                });
-            }
             Command::SubmitToolOutputs { now, outputs }
         }
         Try::Cancel { reason } => Command::Cancel {
