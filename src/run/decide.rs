@@ -14,25 +14,34 @@ use super::{
     state::{Call, OpenTool, ToolState},
 };
 
+/// The facts a command causes, or why it cannot happen.
 pub fn decide(run: &Run, command: Command) -> Result<Vec<Event>, Refusal> {
+    transition(run, command).map(|(events, _)| events)
+}
+
+/// The same, with the run as it stands after the facts.
+pub fn transition(run: &Run, command: Command) -> Result<(Vec<Event>, Run), Refusal> {
     if let Command::Request(request) = command {
-        return accept(run, request);
+        let event = accept(run, request)?;
+        let after = run.clone().evolve(&event);
+        return Ok((vec![event], after));
     }
     let Some(request) = &run.request else {
         return Err(Refusal::NotRequested);
     };
-    // A post that was carried out before is answered the same way even after the end.
-    if let Command::SubmitToolOutputs { now, outputs } = command {
-        return take_client_outputs(run, request, now, outputs);
-    }
-    if run.outcome.is_some() {
-        return Err(Refusal::AlreadyEnded(run.status()));
-    }
     let mut plan = Plan {
         run: run.clone(),
         request,
         events: Vec::new(),
     };
+    // A post that was carried out before is answered the same way even after the end.
+    if let Command::SubmitToolOutputs { outputs, .. } = command {
+        plan.client_outputs(outputs)?;
+        return Ok((plan.events, plan.run));
+    }
+    if run.outcome.is_some() {
+        return Err(Refusal::AlreadyEnded(run.status()));
+    }
     match command {
         Command::Request(_) | Command::SubmitToolOutputs { .. } => unreachable!("handled above"),
         Command::Advance {
@@ -80,10 +89,10 @@ pub fn decide(run: &Run, command: Command) -> Result<Vec<Event>, Refusal> {
             plan.fail(&code, message);
         }
     }
-    Ok(plan.events)
+    Ok((plan.events, plan.run))
 }
 
-fn accept(run: &Run, request: Request) -> Result<Vec<Event>, Refusal> {
+fn accept(run: &Run, request: Request) -> Result<Event, Refusal> {
     if run.request.is_some() {
         return Err(Refusal::AlreadyRequested);
     }
@@ -102,68 +111,20 @@ fn accept(run: &Run, request: Request) -> Result<Vec<Event>, Refusal> {
         .unwrap_or(i64::MAX)
         .min(10 * 365 * 86_400);
     let deadline = request.now + chrono::TimeDelta::seconds(seconds);
-    Ok(vec![
-        RunRequested {
-            agent: request.agent,
-            model: request.model,
-            session_id: request.session_id,
-            input: request.input,
-            continues_session: request.continues_session,
-            server_tools: request.server_tools,
-            client_tools: request.client_tools,
-            limits: request.limits,
-            deadline,
-            metadata: request.metadata,
-            idempotency_key: request.idempotency_key,
-        }
-        .into(),
-    ])
-}
-
-fn take_client_outputs(
-    run: &Run,
-    request: &RunRequested,
-    now: Time,
-    outputs: Vec<ToolOutput>,
-) -> Result<Vec<Event>, Refusal> {
-    if outputs.is_empty() {
-        return Err(Refusal::NoOutputs);
+    Ok(RunRequested {
+        agent: request.agent,
+        model: request.model,
+        session_id: request.session_id,
+        input: request.input,
+        continues_session: request.continues_session,
+        server_tools: request.server_tools,
+        client_tools: request.client_tools,
+        limits: request.limits,
+        deadline,
+        metadata: request.metadata,
+        idempotency_key: request.idempotency_key,
     }
-    for (at, output) in outputs.iter().enumerate() {
-        if outputs[..at]
-            .iter()
-            .any(|earlier| earlier.tool_call_id == output.tool_call_id)
-        {
-            return Err(Refusal::DuplicateOutput(output.tool_call_id.clone()));
-        }
-    }
-    let taken = |output: &ToolOutput| run.client_outputs.iter().find(|(id, _)| *id == output.tool_call_id);
-    let mut fresh = Vec::new();
-    for output in outputs {
-        if let Some((id, before)) = taken(&output) {
-            if *before != output.outcome {
-                return Err(Refusal::OutputDiffers(id.clone()));
-            }
-            continue;
-        }
-        match run.open_tools.iter().find(|tool| tool.call.id == output.tool_call_id) {
-            Some(tool) if tool.executor == Executor::Client => fresh.push(output),
-            Some(_) => return Err(Refusal::NotAClientTool(output.tool_call_id)),
-            None if run.outcome.is_some() => return Err(Refusal::AlreadyEnded(run.status())),
-            None => return Err(Refusal::UnknownToolCall(output.tool_call_id)),
-        }
-    }
-    let mut plan = Plan {
-        run: run.clone(),
-        request,
-        events: Vec::new(),
-    };
-    for output in fresh {
-        plan.end_tool(output.tool_call_id, output.outcome, 0)?;
-    }
-    // The gateway does not call models: the worker that claims the run asks for the next call.
-    let _ = now;
-    Ok(plan.events)
+    .into())
 }
 
 /// Events so far, and the run as it stands after them.
@@ -342,6 +303,37 @@ impl Plan<'_> {
                 self.end_tool(id, Err(error), 0)?;
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn client_outputs(&mut self, outputs: Vec<ToolOutput>) -> Result<(), Refusal> {
+        if outputs.is_empty() {
+            return Err(Refusal::NoOutputs);
+        }
+        for (at, output) in outputs.iter().enumerate() {
+            let same = |earlier: &ToolOutput| earlier.tool_call_id == output.tool_call_id;
+            if outputs[..at].iter().any(same) {
+                return Err(Refusal::DuplicateOutput(output.tool_call_id.clone()));
+            }
+        }
+        for output in outputs {
+            let run = &self.run;
+            if let Some((id, before)) = (run.client_outputs.iter()).find(|(id, _)| *id == output.tool_call_id) {
+                if *before != output.outcome {
+                    return Err(Refusal::OutputDiffers(id.clone()));
+                }
+                continue;
+            }
+            match run.open_tools.iter().find(|tool| tool.call.id == output.tool_call_id) {
+                Some(tool) if tool.executor == Executor::Client => {
+                    // The gateway does not call models: the worker that claims the run asks for the next call.
+                    self.end_tool(output.tool_call_id, output.outcome, 0)?;
+                }
+                Some(_) => return Err(Refusal::NotAClientTool(output.tool_call_id)),
+                None if run.outcome.is_some() => return Err(Refusal::AlreadyEnded(run.status())),
+                None => return Err(Refusal::UnknownToolCall(output.tool_call_id)),
+            }
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ mod tests;
 
 pub use agent::{Agent, AgentRef, Limits};
 pub use command::{Command, ModelReply, Refusal, ToolOutput, ToolResult};
-pub use decide::decide;
+pub use decide::{decide, transition};
 pub use event::{Corrupt, Event};
 pub use ids::{BadId, RunId, SessionId, TenantId};
 pub use message::{Message, ToolCall, ToolSpec, Usage};

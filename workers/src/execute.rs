@@ -14,7 +14,7 @@ use steadfast::{
     feed::{Frame, Signal},
     metrics,
     queue::Advance,
-    run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, decide, next},
+    run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, next, transition},
     store::{Append, Error, Lease as LeaseChange, Loaded, Outcome},
 };
 use tokio::sync::mpsc;
@@ -140,11 +140,10 @@ impl Execution {
                 epoch,
                 context,
             };
-            let events = match decide(&self.loaded.run, command.clone()) {
-                Ok(events) => events,
+            let (events, after) = match transition(&self.loaded.run, command.clone()) {
+                Ok(decided) => decided,
                 Err(_) => return Err(Done::Settled),
             };
-            let after = events.iter().fold(self.loaded.run.clone(), Run::evolve);
             let goes_on = matches!(next(&after), Next::CallModel { .. } | Next::RunTools(_));
             // A run that ends or waits at once is claimed first and settled by a second append.
             let first = if goes_on { events } else { Vec::new() };
@@ -265,12 +264,11 @@ impl Execution {
     /// Decides and appends, again after each input that came in between.
     pub(crate) async fn commit(&mut self, command: Command) -> Result<(), Done> {
         for _ in 0..CONFLICTS_MAX {
-            let events = match decide(&self.loaded.run, command.clone()) {
-                Ok(events) => events,
+            let (events, after) = match transition(&self.loaded.run, command.clone()) {
+                Ok(decided) => decided,
                 Err(Refusal::AlreadyEnded(_) | Refusal::NothingToDo(_)) => return Err(Done::Settled),
                 Err(refusal) => return Err(Done::Stuck(format!("its own outcome was refused: {refusal}"))),
             };
-            let after = events.iter().fold(self.loaded.run.clone(), Run::evolve);
             let lease = lease_after(&after);
             if self.append(events, after, lease).await?.is_some() {
                 return Ok(());

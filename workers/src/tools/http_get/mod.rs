@@ -88,6 +88,11 @@ impl HttpGet {
     }
 
     async fn get(&self, address: &str) -> Result<String, String> {
+        let late = |_| Err(format!("the url could not be read within {} s", TOTAL_TIMEOUT.as_secs()));
+        tokio::time::timeout(TOTAL_TIMEOUT, self.follow(address)).await.unwrap_or_else(late)
+    }
+
+    async fn follow(&self, address: &str) -> Result<String, String> {
         let clients = self.clients.as_ref().map_err(Clone::clone)?;
         if address.chars().count() > URL_CHARS_MAX {
             return Err(format!("the url has more than {URL_CHARS_MAX} characters"));
