@@ -19,8 +19,10 @@ use crate::{
 const WAIT_SECONDS_MAX: u64 = 30;
 /// Between two polls where the server answers before the run has ended, so that a hasty one is not run hot.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
+/// How long a gateway may be away (restarted, say) before a wait gives up.
+const OUTAGE_MAX: Duration = Duration::from_secs(30);
 const EVENTS_PER_PAGE: usize = 1000;
-/// A run with more tool calls than this is a runaway; the limits of the run end it long before.
+/// A run with more pages than this is a runaway; its limits end it long before.
 const EVENT_PAGES_MAX: usize = 100;
 const HEALTH_PATIENCE: Duration = Duration::from_secs(10);
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +48,8 @@ pub struct RunView {
 struct EventPage {
     data: Vec<EventView>,
     has_more: bool,
+    /// Up to where the run was read; with few events of the wanted type this is past the last one given.
+    last_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +109,7 @@ impl Api {
 
     /// The run once it has ended; `None` when it has not by the deadline.
     pub async fn wait(&self, run_id: &str, deadline: Instant) -> Result<Option<RunView>, String> {
+        let mut away_since: Option<Instant> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -117,8 +122,11 @@ impl Api {
             let run: RunView = match send(request, "GET /v1/runs/{id}/wait", deadline).await {
                 Ok(answer) => answer.read("GET /v1/runs/{id}/wait")?,
                 Err(_) if Instant::now() >= deadline => return Ok(None),
+                // The run goes on while the gateway is away.
+                Err(_) if away_since.get_or_insert_with(Instant::now).elapsed() < OUTAGE_MAX => continue,
                 Err(reason) => return Err(reason),
             };
+            away_since = None;
             if run.status.is_terminal() {
                 return Ok(Some(run));
             }
@@ -142,15 +150,15 @@ impl Api {
                     Err(error) => return Err(format!("{WHAT}: event {}: {error}", event.version)),
                 }
             }
-            let Some(last) = page.data.last().filter(|last| page.has_more && last.version > after) else {
-                return Ok(calls);
-            };
-            after = last.version;
+            let read_to = (page.last_id.as_deref().and_then(|id| id.parse().ok()))
+                .or_else(|| page.data.last().map(|last| last.version));
+            match read_to.filter(|_| page.has_more) {
+                None => return Ok(calls),
+                Some(version) if version > after => after = version,
+                Some(version) => return Err(format!("{WHAT}: the page after {after} ends at {version} and has more")),
+            }
         }
-        Err(format!(
-            "{WHAT}: there are more than {} tool calls",
-            EVENT_PAGES_MAX * EVENTS_PER_PAGE
-        ))
+        Err(format!("{WHAT}: there are more than {EVENT_PAGES_MAX} pages"))
     }
 
     /// Asks for a run to stop that nobody waits for any more. Best effort: the run has limits of its own.

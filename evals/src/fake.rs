@@ -162,7 +162,7 @@ async fn wait(State(fake): State<Fake>, Path(id): Path<String>) -> Response {
     Json(run).into_response()
 }
 
-/// Two events a page, whatever is asked for.
+/// Two events a page, whatever is asked for; the first page is empty, as it is when the wanted events come late.
 async fn events(
     State(fake): State<Fake>,
     Path(id): Path<String>,
@@ -185,8 +185,12 @@ async fn events(
         })
         .filter(|event| event["version"].as_u64() > Some(after))
         .collect();
+    if after == 0 {
+        return Json(json!({"object": "list", "data": [], "last_id": "4", "has_more": true})).into_response();
+    }
     let data = &all[..all.len().min(PAGE)];
-    Json(json!({"object": "list", "data": data, "has_more": all.len() > PAGE})).into_response()
+    let last_id = data.last().map(|event| event["version"].to_string());
+    Json(json!({"object": "list", "data": data, "last_id": last_id, "has_more": all.len() > PAGE})).into_response()
 }
 
 async fn cancel(State(fake): State<Fake>, Path(id): Path<String>) -> Response {
