@@ -162,14 +162,27 @@ family! {
     }
 }
 
-/// Makes every family exist, so that a scrape shows them all from the start.
+/// The words of [`ModelMetrics::errors`] and of the run's error codes.
+pub const ERROR_CLASSES: [&str; 6] = [
+    "rate_limited",
+    "unavailable",
+    "timeout",
+    "connection",
+    "malformed",
+    "rejected",
+];
+
+/// Makes every family exist, and the label sets that are known beforehand: a counter that is there from the start shows
+/// its first increase.
 pub fn init() {
-    store();
-    runs();
-    model();
-    tools();
-    http();
-    flow();
+    (store(), runs(), model(), tools(), http(), flow());
+    for class in ERROR_CLASSES {
+        model().retries.with_label_values(&[class]);
+        model().errors.with_label_values(&["default", class]);
+    }
+    for reason in ["connections", "streams", "rate"] {
+        http().rejected.with_label_values(&[reason]);
+    }
 }
 
 /// The exposition text of everything registered.

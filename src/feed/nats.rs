@@ -3,9 +3,9 @@
 //! A gateway holds one subscription to all frames and hands them to its watchers in process: no round trip when a
 //! watcher comes or goes. Every gateway hears every frame, which is cheap while gateways are few.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, Event as ConnectionEvent};
+use async_nats::{Client, Event as ConnectionEvent, connection::State};
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -13,6 +13,9 @@ use tokio::sync::{OnceCell, mpsc};
 
 use super::{Frame, Hub, LiveFeed, Signal, Subscription, local::SIGNALS};
 use crate::run::RunId;
+
+/// Frames that cannot be sent by then are lost; watchers fill the hole from the store.
+const PUBLISH_MAX: Duration = Duration::from_millis(250);
 
 pub struct NatsFeed {
     client: Client,
@@ -56,6 +59,13 @@ impl NatsFeed {
         (cut, callback)
     }
 
+    /// While the server is away the client's buffer fills, and a publish would wait for its return: a run does not.
+    async fn bounded(&self, send: impl Future<Output = ()>) {
+        if self.client.connection_state() == State::Connected {
+            let _ = tokio::time::timeout(PUBLISH_MAX, send).await;
+        }
+    }
+
     async fn listen(&self) {
         let hub = self.hub.clone();
         let Ok(mut frames) = self.client.subscribe(format!("{}.feed.*", self.prefix)).await else {
@@ -76,10 +86,15 @@ impl NatsFeed {
 #[async_trait]
 impl LiveFeed for NatsFeed {
     async fn publish(&self, frames: Vec<Frame>) {
-        for frame in frames {
-            let subject = format!("{}.feed.{}", self.prefix, frame.run_id().0.simple());
-            let _ = self.client.publish(subject, encode(&frame)).await;
-        }
+        let send = async {
+            for frame in frames {
+                let subject = format!("{}.feed.{}", self.prefix, frame.run_id().0.simple());
+                if self.client.publish(subject, encode(&frame)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        self.bounded(send).await;
     }
 
     async fn subscribe(&self, run_id: RunId) -> Subscription {
@@ -93,7 +108,10 @@ impl LiveFeed for NatsFeed {
             Signal::Resend => "resend",
         };
         let subject = format!("{}.signal.{}", self.prefix, run_id.0.simple());
-        let _ = self.client.publish(subject, Bytes::from_static(word.as_bytes())).await;
+        self.bounded(async {
+            let _ = self.client.publish(subject, Bytes::from_static(word.as_bytes())).await;
+        })
+        .await;
     }
 
     async fn signals(&self) -> mpsc::Receiver<(RunId, Signal)> {
