@@ -1,5 +1,10 @@
 //! The one place of this room that reads the clock and draws random numbers.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the gateway is the edge at which time and ids come in"
+)]
+
 use chrono::{DurationRound, TimeDelta, Utc};
 use steadfast::run::Time;
 use uuid::Uuid;

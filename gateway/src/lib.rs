@@ -27,6 +27,9 @@ mod stream;
 mod task;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use gateway::{Deps, Gateway};
 pub use identity::{BadJwtConfig, Identity, JwtConfig, Scope, Secret, new_api_key, unknown_scopes};
 pub use limits::GatewayLimits;

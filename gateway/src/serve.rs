@@ -59,7 +59,7 @@ pub async fn serve_ops(health: Health, listener: TcpListener, shutdown: Cancella
     Ok(())
 }
 
-async fn accept(
+pub(crate) async fn accept(
     router: Router,
     listener: TcpListener,
     connections_max: usize,

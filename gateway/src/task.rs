@@ -477,10 +477,7 @@ mod tests {
         ] {
             assert_eq!(pointer(json), expected, "{json}");
         }
-        let many = format!(
-            r#"{{"input":[{}]}}"#,
-            vec![r#"{"role":"user","content":"x"}"#; 5].join(",")
-        );
+        let many = format!(r#"{{"input":[{}]}}"#, [r#"{"role":"user","content":"x"}"#; 5].join(","));
         assert_eq!(pointer(&many), "/input");
         let long = format!(r#"{{"input":"{}"}}"#, "x".repeat(600 * 1024));
         assert_eq!(pointer(&long), "/input");

@@ -30,7 +30,7 @@ pub struct JwtConfig {
 
 enum Keys {
     Shared(DecodingKey),
-    Set(KeySet),
+    Set(Box<KeySet>),
 }
 
 #[derive(Deserialize)]
@@ -56,7 +56,7 @@ impl JwtConfig {
 
     /// Tokens signed with a key of the set at this address (RS256 or ES256).
     pub fn key_set(url: &str, audience: impl Into<String>) -> Result<Self, BadJwtConfig> {
-        Self::new(Keys::Set(KeySet::at(url)?), audience.into())
+        Self::new(Keys::Set(Box::new(KeySet::at(url)?)), audience.into())
     }
 
     fn new(keys: Keys, audience: String) -> Result<Self, BadJwtConfig> {

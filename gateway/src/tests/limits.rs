@@ -1,0 +1,183 @@
+//! Whatever a client sends, it is bounded, answered with the remedy, and creates nothing.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::house::{Answer, House, Reading};
+use crate::{GatewayLimits, Identity};
+
+/// Sends raw bytes and reads what comes back until the connection ends.
+async fn raw(house: &House, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(house.address).await.expect("a connection");
+    stream.write_all(bytes).await.expect("written");
+    let mut answer = Vec::new();
+    // A reset after the answer is fine: the rest of the request was not read.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_gigabyte_is_refused_before_it_is_sent() {
+    let house = House::open().await;
+    let head = "POST /v1/runs HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1073741824\r\nconnection: close\r\n\r\n";
+    let answer = raw(&house, head.as_bytes()).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 413") && answer.contains("limits.body_bytes_max"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_only_turns_out_too_long_is_refused_too() {
+    let limits = GatewayLimits {
+        body_bytes_max: 1000,
+        ..Default::default()
+    };
+    let house = House::with(Identity::Open, limits).await;
+    let chunk = format!("{:x}\r\n{}\r\n", 2000, "x".repeat(2000));
+    let head = "POST /v1/runs HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
+    let answer = raw(&house, format!("{head}{chunk}").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn hostile_bodies_are_bad_requests_and_create_nothing() {
+    let house = House::open().await;
+    let deep = format!("{{\"input\":\"a\",\"metadata\":{{\"a\":{}", "[".repeat(200_000));
+    let bodies: [&[u8]; 10] = [
+        b"",
+        b"{",
+        b"nonsense",
+        b"[]",
+        b"{\"input\":\"\xff\xfe\"}",
+        b"{\"input\":\"\\ud800\"}",
+        b"{\"input\":\"a\"} trailing",
+        b"{\"input\":\"a\",\"input\":\"b\"}",
+        b"{\"input\":1e999}",
+        deep.as_bytes(),
+    ];
+    for body in bodies {
+        let request = house.client.post(format!("{}/v1/runs", house.url)).body(body.to_vec());
+        let answer = Answer::read(request.send().await.expect("an answer")).await;
+        let code = answer.json["code"].as_str().unwrap_or_default().to_owned();
+        answer.is_problem(400, &code);
+    }
+    let log = house.store.reader.log(Default::default(), 10).await.expect("the store");
+    assert!(log.is_empty(), "nothing was created");
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods_are_problems_too() {
+    let house = House::open().await;
+    house
+        .call("GET", "/v1/nothing", "")
+        .await
+        .is_problem(404, "route_not_found");
+    house.call("GET", "/", "").await.is_problem(404, "route_not_found");
+    let wrong = house.call("DELETE", "/v1/runs", "").await;
+    wrong.is_problem(405, "method_not_allowed");
+    assert!(wrong.header("allow").contains("POST"), "{wrong:?}");
+    house
+        .call("POST", "/healthz", "")
+        .await
+        .is_problem(405, "method_not_allowed");
+    house
+        .call("GET", "/v1/runs/%ff", "")
+        .await
+        .is_problem(404, "run_not_found");
+    house
+        .call("GET", "/v1/runs?status=done", "")
+        .await
+        .is_problem(400, "invalid_request");
+    house
+        .call("GET", "/v1/runs?limit=0", "")
+        .await
+        .is_problem(400, "invalid_request");
+    house
+        .call("GET", "/v1/runs?after=x", "")
+        .await
+        .is_problem(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused_where_there_is_no_identity() {
+    let house = House::open().await;
+    let post = |headers| house.call_with("POST", "/v1/runs", headers, r#"{"input":"a"}"#);
+    post(&[("Origin", "https://evil.example")])
+        .await
+        .is_problem(403, "foreign_site");
+    post(&[("Host", "rebound.example")])
+        .await
+        .is_problem(403, "foreign_site");
+}
+
+#[tokio::test]
+async fn a_tenant_over_its_rate_is_told_when_to_come_back() {
+    let limits = GatewayLimits {
+        requests_per_minute: 2,
+        ..Default::default()
+    };
+    let house = House::with(Identity::Open, limits).await;
+    let first = house.call("GET", "/v1/agents", "").await;
+    assert_eq!(
+        (first.status.as_u16(), first.header("ratelimit-policy")),
+        (200, "\"requests\";q=2;w=60")
+    );
+    assert!(
+        first.header("ratelimit").starts_with("\"requests\";r=1;t="),
+        "{first:?}"
+    );
+    house.call("GET", "/v1/agents", "").await;
+    let refused = house.call("GET", "/v1/agents", "").await;
+    refused.is_problem(429, "rate_limited");
+    assert_eq!(refused.json["retryable"], true);
+    let seconds: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((1..=30).contains(&seconds), "{seconds}");
+    assert_eq!(
+        house.call("GET", "/healthz", "").await.status,
+        200,
+        "operators are not limited"
+    );
+}
+
+#[tokio::test]
+async fn streams_over_the_limit_are_refused_and_their_runs_not_created() {
+    let limits = GatewayLimits {
+        streams_per_tenant_max: 1,
+        ..Default::default()
+    };
+    let house = House::with(Identity::Open, limits).await;
+    let open = || house.send("POST", "/v1/runs", &[], r#"{"input":"a","stream":true}"#);
+    let mut first = Reading::new(open().await);
+    first.take(1).await;
+    let refused = Answer::read(open().await).await;
+    refused.is_problem(429, "too_many_streams");
+    assert!(!refused.header("retry-after").is_empty());
+    let log = house.store.reader.log(Default::default(), 10).await.expect("the store");
+    assert_eq!(log.len(), 1, "only the first run was created");
+}
+
+#[tokio::test]
+async fn a_connection_over_the_limit_is_told_to_come_back() {
+    let limits = GatewayLimits {
+        connections_max: 1,
+        ..Default::default()
+    };
+    let house = House::with(Identity::Open, limits).await;
+    let mut first = TcpStream::connect(house.address).await.expect("a connection");
+    first
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .expect("written");
+    let mut byte = [0];
+    first.read_exact(&mut byte).await.expect("an answer");
+    let mut second = TcpStream::connect(house.address).await.expect("a connection");
+    let mut answer = String::new();
+    second.read_to_string(&mut answer).await.expect("an answer");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"),
+        "{answer}"
+    );
+}

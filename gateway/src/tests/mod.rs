@@ -1,0 +1,10 @@
+//! The gateway over real sockets, on SQLite and the in-process queue and feed.
+
+mod accept;
+mod drain;
+mod house;
+mod identity;
+mod keys;
+mod limits;
+mod stream;
+mod tools;
