@@ -1,0 +1,84 @@
+//! `steadfast migrate`: the schema, the read models' tables and the queue's stream, as this build needs them.
+
+use std::process::ExitCode;
+
+use async_nats::ConnectOptions;
+use steadfast::{
+    queue::JetStreamQueue,
+    store::{Db, sql::Tx},
+};
+
+use crate::{args, compose, config::Settings, error::Failure, output, secret::shown_url};
+
+/// How long NATS is waited for.
+const NATS_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+pub async fn migrate(settings: &Settings, args: args::Migrate) -> Result<ExitCode, Failure> {
+    let url = compose::postgres_url(settings, args.servers.database.as_deref())?;
+    let db = Db::connect(url.expose()).await?;
+    let place = shown_url(url.expose());
+    let missing = compose::missing_migrations(&db, &url).await?;
+    db.migrate().await?;
+    match missing.len() {
+        0 => output::line(&format!("database  {place}: the schema is up to date"))?,
+        _ => output::line(&format!("database  {place}: migrated ({})", missing.join(", ")))?,
+    }
+    steadfast_projections::create_tables(&db).await?;
+    if args.restored {
+        let generation = begin_generation(&db).await?;
+        output::line(&format!(
+            "log       new events are of generation {generation}, after all that were restored"
+        ))?;
+    }
+    queue(settings, args.servers.nats.as_deref()).await?;
+    super::close(&db).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Another cluster's transaction numbers start again; what is written from now on must still come after what was
+/// restored, so it gets a higher generation.
+async fn begin_generation(db: &Db) -> Result<i64, Failure> {
+    let mut tx: Tx = db.begin().await?;
+    // Nobody may append between the look and the change.
+    tx.execute("lock table events in access exclusive mode", &[]).await?;
+    let rows = tx
+        .fetch(
+            "select coalesce(max(generation), 0)::bigint + 1 as next from events",
+            &[],
+        )
+        .await?;
+    let row = rows
+        .first()
+        .ok_or_else(|| Failure::new("the log's generation could not be read"))?;
+    let next: i64 = row.get("next")?;
+    tx.execute(
+        &format!("alter table events alter column generation set default {next}"),
+        &[],
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(next)
+}
+
+/// Workers make the stream too when they miss it; here a server that cannot be used is found before they start.
+async fn queue(settings: &Settings, flag: Option<&str>) -> Result<(), Failure> {
+    let Some(nats) = settings.nats(flag)? else {
+        return output::line("queue     skipped: NATS_URL is not set");
+    };
+    let place = shown_url(nats.url.expose());
+    let options = ConnectOptions::new()
+        .name("steadfast migrate")
+        .retry_on_initial_connect();
+    let client = compose::connect(options, &nats.url).await?;
+    if !compose::answers(&client, NATS_WAIT).await {
+        let seconds = NATS_WAIT.as_secs();
+        return output::line(&format!(
+            "queue     NATS at {place} did not answer within {seconds} s; workers make the stream when it does"
+        ));
+    }
+    let version = client.server_info().version;
+    JetStreamQueue::new(client, compose::queue_options(&nats)).await?;
+    output::line(&format!(
+        "queue     {place}: nats-server {version}, the stream is there"
+    ))
+}

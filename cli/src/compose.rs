@@ -1,0 +1,168 @@
+//! Building what the rooms stand on, from settings. The same for `dev` and the separate roles, but for the adapters.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_nats::{Client, ConnectOptions};
+use steadfast::{
+    agents::Agents,
+    feed::{LiveFeed, NatsFeed},
+    queue::{CommandQueue, JetStreamQueue, QueueOptions},
+    store::{Db, Error, Store},
+};
+use steadfast_workers::{
+    model::{ApiKey, DEFAULT_BASE_URL, Models, OpenAiOptions, Timeouts},
+    tools::{Echo, HttpGetOptions, Toolbox},
+};
+use tokio::time::Instant;
+
+use crate::{
+    config::{ModelSettings, NatsSettings, Settings},
+    error::{Context, Failure},
+    secret::{Secret, shown_url},
+};
+
+/// A database that is not there yet is waited for this long: roles are often started together with it.
+const DATABASE_WAIT: Duration = Duration::from_secs(60);
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+/// NATS is given this long to answer before a role goes on without it.
+const NATS_WAIT: Duration = Duration::from_secs(3);
+
+/// The messages between processes.
+pub struct Messages {
+    pub queue: Arc<dyn CommandQueue>,
+    pub feed: Arc<dyn LiveFeed>,
+}
+
+/// Opens the roles' database, waits until it answers, and makes sure that its schema is this build's.
+pub async fn shared_store(settings: &Settings, flag: Option<&str>) -> Result<Store, Failure> {
+    let url = postgres_url(settings, flag)?;
+    let db = Db::connect(url.expose()).await?;
+    let missing = missing_migrations(&db, &url).await?;
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        return Err(Failure::new(format!(
+            "the database lacks migrations ({names}); run `steadfast migrate` first"
+        )));
+    }
+    Ok(Store::on(db))
+}
+
+/// The address of the Postgres that separate processes share.
+pub fn postgres_url(settings: &Settings, flag: Option<&str>) -> Result<Secret, Failure> {
+    let missing = "DATABASE_URL is not set; point it (or --database) at Postgres, such as postgres://user@host/steadfast. \
+                   `steadfast dev` needs none";
+    let url = settings.database(flag).ok_or_else(|| Failure::new(missing))?;
+    if url.expose().starts_with("sqlite:") {
+        let message = "separate roles share a Postgres, not a SQLite file; use `steadfast dev` for SQLite";
+        return Err(Failure::new(message));
+    }
+    Ok(url)
+}
+
+/// What the schema lacks, once the database answers.
+pub async fn missing_migrations(db: &Db, url: &Secret) -> Result<Vec<String>, Failure> {
+    let give_up = Instant::now() + DATABASE_WAIT;
+    let place = shown_url(url.expose());
+    let mut told = false;
+    loop {
+        match db.missing_migrations().await {
+            Ok(missing) => return Ok(missing),
+            Err(error @ Error::Unavailable(_)) if Instant::now() < give_up => {
+                if !told {
+                    tracing::info!(database = %place, %error, wait_seconds = DATABASE_WAIT.as_secs(), "waiting for the database");
+                    told = true;
+                }
+                tokio::time::sleep(DATABASE_PAUSE).await;
+            }
+            Err(error) => return Err(error).context(format!("opening {place}")),
+        }
+    }
+}
+
+/// Where NATS is; the roles cannot do without.
+pub fn nats_settings(settings: &Settings, flag: Option<&str>) -> Result<NatsSettings, Failure> {
+    let missing = "NATS_URL is not set; point it (or --nats) at a NATS server with JetStream, such as \
+                   nats://127.0.0.1:4222. `steadfast dev` needs none";
+    settings.nats(flag)?.ok_or_else(|| Failure::new(missing))
+}
+
+/// Connects to NATS. Being away is no error: what depends on it goes on when it returns.
+pub async fn messages(settings: NatsSettings, name: &str) -> Result<Messages, Failure> {
+    let (cut, callback) = NatsFeed::connection_watch();
+    let options = ConnectOptions::new()
+        .name(name)
+        .retry_on_initial_connect()
+        .event_callback(move |event| {
+            tracing::info!(%event, "NATS connection");
+            callback(event)
+        });
+    let client = connect(options, &settings.url).await?;
+    if !answers(&client, NATS_WAIT).await {
+        tracing::warn!(nats = %shown_url(settings.url.expose()), "NATS does not answer; going on, and connecting when it does");
+    }
+    let feed = NatsFeed::new(client.clone(), &settings.prefix, cut);
+    let queue = JetStreamQueue::new(client, queue_options(&settings)).await?;
+    Ok(Messages {
+        queue: Arc::new(queue),
+        feed: Arc::new(feed),
+    })
+}
+
+pub async fn connect(options: ConnectOptions, url: &Secret) -> Result<Client, Failure> {
+    options
+        .connect(url.expose())
+        .await
+        .context(format!("NATS at {}", shown_url(url.expose())))
+}
+
+/// Whether the server answers within this time.
+pub async fn answers(client: &Client, wait: Duration) -> bool {
+    matches!(tokio::time::timeout(wait, client.flush()).await, Ok(Ok(())))
+}
+
+pub fn queue_options(settings: &NatsSettings) -> QueueOptions {
+    QueueOptions {
+        prefix: settings.prefix.clone(),
+        pool: settings.pool.clone(),
+        replicas: settings.replicas,
+    }
+}
+
+pub fn toolbox(settings: &Settings) -> Toolbox {
+    let allow_hosts = settings.http_get_allow_hosts().iter().cloned().collect();
+    Toolbox::builtin(HttpGetOptions {
+        allow_hosts,
+        ..HttpGetOptions::default()
+    })
+    .with(Echo)
+}
+
+pub fn agents(dir: &Path, tools: &Toolbox) -> Result<Arc<Agents>, Failure> {
+    Ok(Arc::new(Agents::load(Some(dir), &tools.known())?))
+}
+
+pub fn models(settings: ModelSettings) -> Result<Arc<Models>, Failure> {
+    let configured = settings.base_url.is_some() || settings.api_key.is_some();
+    let provider = configured.then(|| OpenAiOptions {
+        base_url: settings.base_url.unwrap_or_else(|| DEFAULT_BASE_URL.into()),
+        api_key: settings.api_key.map(|key| ApiKey::new(key.expose())),
+        timeouts: Timeouts::default(),
+    });
+    Ok(Arc::new(Models::new(settings.name, provider)?))
+}
+
+/// Which model answers for the default agent, and why.
+pub fn model_in_words(settings: &ModelSettings) -> String {
+    const SET: &str = "OPENAI_BASE_URL, OPENAI_API_KEY and STEADFAST_MODEL";
+    let place = match (&settings.base_url, &settings.api_key) {
+        (Some(url), _) => format!("{} (OPENAI_BASE_URL)", shown_url(url)),
+        (None, Some(_)) => format!("{DEFAULT_BASE_URL} (OPENAI_API_KEY is set)"),
+        (None, None) => {
+            return format!("the built-in scripted model, because no provider is configured: set {SET} for a real one");
+        }
+    };
+    match &settings.name {
+        Some(name) => format!("{name} (STEADFAST_MODEL) at {place}"),
+        None => format!("what {place} offers first, because STEADFAST_MODEL is not set"),
+    }
+}

@@ -1,0 +1,110 @@
+//! The environment, read once. An empty variable counts as unset: that is how people switch one off.
+
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+
+use crate::error::Failure;
+
+/// Every variable that means something to Steadfast. Others are not looked at.
+pub const NAMES: [&str; 22] = [
+    "DATABASE_URL",
+    "NATS_URL",
+    "OPENAI_BASE_URL",
+    "OPENAI_API_KEY",
+    "STEADFAST_MODEL",
+    "STEADFAST_JWT_SECRET",
+    "STEADFAST_JWKS_URL",
+    "STEADFAST_JWT_AUDIENCE",
+    "STEADFAST_JWT_ISSUER",
+    "STEADFAST_API_KEYS",
+    "STEADFAST_NATS_PREFIX",
+    "STEADFAST_NATS_REPLICAS",
+    "STEADFAST_POOL",
+    "STEADFAST_SLOTS",
+    "STEADFAST_LEASE_MS",
+    "STEADFAST_DRAIN_SECONDS",
+    "STEADFAST_AGENTS",
+    "STEADFAST_HOST",
+    "STEADFAST_LOG",
+    "STEADFAST_LOG_FORMAT",
+    "STEADFAST_URL",
+    "STEADFAST_API_KEY",
+];
+
+#[derive(Default)]
+pub struct Env(BTreeMap<&'static str, String>);
+
+impl Env {
+    pub fn read() -> Result<Self, Failure> {
+        Self::of(|name| std::env::var_os(name))
+    }
+
+    fn of(variable: impl Fn(&'static str) -> Option<std::ffi::OsString>) -> Result<Self, Failure> {
+        let mut found = BTreeMap::new();
+        for name in NAMES {
+            let Some(value) = variable(name) else { continue };
+            let value = value
+                .into_string()
+                .map_err(|_| Failure::new(format!("{name} is not valid UTF-8")))?;
+            if !value.trim().is_empty() {
+                found.insert(name, value);
+            }
+        }
+        Ok(Self(found))
+    }
+
+    pub fn get(&self, name: &'static str) -> Option<&str> {
+        debug_assert!(NAMES.contains(&name), "{name} is not in the list");
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub fn text(&self, name: &'static str) -> Option<String> {
+        self.get(name).map(str::to_owned)
+    }
+
+    /// A value of another kind than text. The error names the variable; `expected` says what would be right.
+    pub fn parse<T: FromStr>(&self, name: &'static str, expected: impl Display) -> Result<Option<T>, Failure> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let bad = |_| Failure::new(format!("{name} is {:?}; it must be {expected}", super::brief(text)));
+        text.trim().parse().map(Some).map_err(bad)
+    }
+}
+
+#[cfg(test)]
+impl<const N: usize> From<[(&'static str, &str); N]> for Env {
+    fn from(pairs: [(&'static str, &str); N]) -> Self {
+        Self::of(|name| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.into())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let env = Env::from([("STEADFAST_SLOTS", " "), ("STEADFAST_POOL", "gpu")]);
+        assert_eq!(
+            (env.get("STEADFAST_SLOTS"), env.get("STEADFAST_POOL")),
+            (None, Some("gpu"))
+        );
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_refused_by_the_name_of_its_variable() {
+        let env = Env::from([("STEADFAST_SLOTS", "many")]);
+        let refused = env
+            .parse::<usize>("STEADFAST_SLOTS", "a number")
+            .err()
+            .map(|failure| failure.to_string());
+        assert_eq!(
+            refused.as_deref(),
+            Some("STEADFAST_SLOTS is \"many\"; it must be a number")
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! `steadfast.toml`: the lowest of the three layers. A key nobody knows is an error with its place, not a shrug.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, de::IntoDeserializer};
+use steadfast_gateway::GatewayLimits;
+
+use crate::{
+    error::{Context, Failure},
+    secret::Secret,
+};
+
+/// Read when no other file is named, if it is there.
+pub const DEFAULT_PATH: &str = "steadfast.toml";
+/// No honest configuration is larger.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+macro_rules! section {
+    ($($(#[doc = $doc:literal])* $name:ident { $($field:ident: $ty:ty,)* })*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $(pub $field: $ty,)* }
+    )*};
+}
+
+section! {
+    /// The whole file.
+    ConfigFile {
+        agents: Option<PathBuf>,
+        database: Database,
+        nats: Nats,
+        model: Model,
+        identity: Identity,
+        gateway: GatewayLimits,
+        worker: Worker,
+        tools: Tools,
+        log: Log,
+        client: Client,
+    }
+    Database {
+        url: Option<Secret>,
+    }
+    Nats {
+        url: Option<Secret>,
+        prefix: Option<String>,
+        pool: Option<String>,
+        replicas: Option<usize>,
+    }
+    Model {
+        name: Option<String>,
+        base_url: Option<String>,
+        api_key: Option<Secret>,
+    }
+    Identity {
+        jwt_secret: Option<Secret>,
+        jwks_url: Option<String>,
+        jwt_audience: Option<String>,
+        jwt_issuer: Option<String>,
+        jwt_leeway_seconds: Option<u64>,
+        api_keys: Option<bool>,
+    }
+    Worker {
+        slots: Option<usize>,
+        lease_ms: Option<u64>,
+        drain_seconds: Option<u64>,
+    }
+    Tools {
+        http_get_allow_hosts: Vec<String>,
+    }
+    Log {
+        filter: Option<String>,
+        format: Option<LogFormat>,
+    }
+    Client {
+        url: Option<String>,
+        api_key: Option<Secret>,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = serde::de::value::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
+    }
+}
+
+impl ConfigFile {
+    /// Reads the file that was named, or the one in the working directory if there is one.
+    pub fn read(named: Option<&Path>) -> Result<(Self, Option<PathBuf>), Failure> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        let shown = path.display();
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
+                return Ok((Self::default(), None));
+            }
+            Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
+                let message = format!("{shown} is larger than {FILE_BYTES_MAX} bytes; is it the right file?");
+                return Err(Failure::new(message));
+            }
+            other => drop(other.context(format!("cannot read {shown}"))?),
+        }
+        let text = fs::read_to_string(path).context(format!("cannot read {shown}"))?;
+        let file = Self::parse(&text).map_err(|problem| Failure::new(format!("{shown}:{problem}")))?;
+        Ok((file, Some(path.into())))
+    }
+
+    /// The error is `line:column: what is wrong`. It never shows the line itself, which may hold a secret.
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| {
+            let (line, column) = place(text, error.span().map_or(0, |span| span.start));
+            let message = error.message().lines().next().unwrap_or_default();
+            format!(
+                "{line}:{column}: {}",
+                unknown_key(message).unwrap_or_else(|| message.into())
+            )
+        })
+    }
+}
+
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}
+
+/// Serde names the unknown key and those it knows, each between backticks; we add which one was probably meant.
+fn unknown_key(message: &str) -> Option<String> {
+    let words: Vec<&str> = message
+        .strip_prefix("unknown field ")?
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .collect();
+    let (key, known) = words.split_first()?;
+    let distance = |candidate: &&&str| strsim::damerau_levenshtein(key, candidate);
+    Some(match known.iter().min_by_key(distance) {
+        Some(close) if distance(&close) <= 1 + close.len() / 4 => {
+            format!("there is no key {key:?} here; did you mean {close:?}?")
+        }
+        _ => format!("there is no key {key:?} here; the keys are: {}", known.join(", ")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        match ConfigFile::parse(text) {
+            Ok(_) => panic!("{text:?} was accepted"),
+            Err(problem) => problem,
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place_and_the_key_that_was_probably_meant() {
+        let typo = refused("[worker]\n  slot = 3\n");
+        assert_eq!(typo, "2:3: there is no key \"slot\" here; did you mean \"slots\"?");
+        let stranger = refused("[log]\ncolour = true\n");
+        assert_eq!(
+            stranger,
+            "2:1: there is no key \"colour\" here; the keys are: filter, format"
+        );
+        assert!(refused("[gateway]\nbody_byte_max = 1\n").contains("did you mean \"body_bytes_max\"?"));
+        assert!(refused("[datbase]\nurl = \"x\"\n").contains("did you mean \"database\"?"));
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_refused_at_its_place() {
+        assert!(refused("[worker]\nslots = \"many\"\n").starts_with("2:9: "));
+        assert!(refused("[log]\nformat = \"xml\"\n").starts_with("2:10: unknown variant `xml`"));
+        assert!(refused("[worker\n").starts_with("1:"));
+    }
+
+    #[test]
+    fn an_error_never_shows_a_secret() {
+        for text in [
+            "[identity]\njwt_secret = 123456789\n",
+            "[identity]\njwt_secret = hunter2\n",
+            "[model]\napi_key = [\"hunter2\"]\n",
+        ] {
+            let problem = refused(text);
+            assert!(
+                !problem.contains("hunter2") && !problem.contains("123456789"),
+                "{problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_section_reads() {
+        let text = "agents = \"a\"\n[database]\nurl = \"postgres://x\"\n[nats]\nreplicas = 3\n[gateway]\n\
+                    requests_per_minute = 600\n[tools]\nhttp_get_allow_hosts = [\"a:80\"]\n[log]\nformat = \"json\"\n";
+        let Ok(file) = ConfigFile::parse(text) else {
+            panic!("it does not read")
+        };
+        assert_eq!((file.nats.replicas, file.gateway.requests_per_minute), (Some(3), 600));
+        assert_eq!(file.log.format, Some(LogFormat::Json));
+    }
+}

@@ -1,0 +1,56 @@
+//! Passwords, keys and addresses that may hold one: no `Debug`, no `Display`, so that nothing prints them by accident.
+
+use serde::{Deserialize, Deserializer, de::Error};
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself: to connect or to sign with, never to print.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_blank(&self) -> bool {
+        self.0.trim().is_empty()
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Serde's own message would show the value it did not expect.
+        let text = String::deserialize(deserializer).map_err(|_| D::Error::custom("expected a text in quotes"))?;
+        Ok(Self(text))
+    }
+}
+
+/// An address as it may be shown: without user, password and parameters.
+pub fn shown_url(url: &str) -> String {
+    match reqwest::Url::parse(url) {
+        Ok(parsed) => {
+            let host = parsed.host_str().unwrap_or_default();
+            let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{}://{host}{port}{}", parsed.scheme(), parsed.path())
+        }
+        Err(_) => "an address that does not read".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        assert_eq!(
+            shown_url("postgres://me:hush@db:5432/x?sslkey=hush"),
+            "postgres://db:5432/x"
+        );
+        assert_eq!(shown_url("sqlite:///tmp/a.db"), "sqlite:///tmp/a.db");
+        assert!(!shown_url("me:hush@db").contains("hush"));
+    }
+}
