@@ -90,3 +90,107 @@ async fn offered(provider: &OpenAi) -> Result<String, ModelError> {
     tracing::info!(model = %name, "STEADFAST_MODEL is not set: agents with the default model get this one");
     Ok(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timeouts;
+
+    async fn names(default_model: Option<&str>, base_url: Option<String>, asked: &[&str]) -> Vec<(String, String)> {
+        let options = |base_url| OpenAiOptions {
+            base_url,
+            api_key: None,
+            timeouts: Timeouts::default(),
+        };
+        let models = Models::new(default_model.map(Into::into), base_url.map(options)).expect("an address");
+        let mut names = Vec::new();
+        for name in asked {
+            let resolved = models.resolve(name).await.expect("a model");
+            names.push((resolved.model.name().to_string(), resolved.name));
+        }
+        names
+    }
+
+    fn expected(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs
+            .iter()
+            .map(|(kind, name)| ((*kind).into(), (*name).into()))
+            .collect()
+    }
+
+    /// A provider that lists these models, once.
+    async fn listing(body: &'static str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            let _ = socket.read(&mut [0; 4096]).await;
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;
+        });
+        format!("http://{address}/v1")
+    }
+
+    #[tokio::test]
+    async fn without_a_provider_the_scripted_model_answers_for_every_name() {
+        let scripted = expected(&[("scripted", "scripted"); 3]);
+        assert_eq!(names(None, None, &["default", "scripted", "gpt-4o"]).await, scripted);
+        assert_eq!(
+            names(Some("gpt-4o"), None, &["default", "scripted", "gpt-4o"]).await,
+            scripted
+        );
+    }
+
+    #[tokio::test]
+    async fn with_a_provider_the_configured_name_is_the_default() {
+        let base_url = || Some("http://127.0.0.1:9/v1".to_string());
+        assert_eq!(
+            names(Some("mine"), base_url(), &["default", "other", "scripted"]).await,
+            expected(&[("openai", "mine"), ("openai", "other"), ("scripted", "scripted")])
+        );
+        assert_eq!(
+            names(Some("scripted"), base_url(), &["default"]).await,
+            expected(&[("scripted", "scripted")])
+        );
+    }
+
+    #[tokio::test]
+    async fn where_no_default_is_configured_the_provider_is_asked_once() {
+        let first = listing(r#"{"data": [{"id": "qwen"}, {"id": "llama"}]}"#).await;
+        let twice = expected(&[("openai", "qwen"), ("openai", "qwen")]);
+        assert_eq!(names(None, Some(first), &["default", "default"]).await, twice);
+        let known = listing(r#"{"data": [{"id": "babbage"}, {"id": "gpt-4o-mini"}]}"#).await;
+        assert_eq!(
+            names(Some(" "), Some(known), &["default"]).await,
+            expected(&[("openai", FALLBACK_MODEL)])
+        );
+        let empty = listing(r#"{"data": []}"#).await;
+        assert_eq!(
+            names(None, Some(empty), &["default"]).await,
+            expected(&[("openai", FALLBACK_MODEL)])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_cannot_be_asked_is_an_error_and_is_asked_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        drop(listener);
+        let options = OpenAiOptions {
+            base_url: format!("http://{address}"),
+            api_key: None,
+            timeouts: Timeouts::default(),
+        };
+        let models = Models::new(None, Some(options)).expect("an address");
+        assert!(models.resolve("default").await.is_err());
+        assert!(
+            models.resolve("default").await.is_err(),
+            "the failure was not taken for a name"
+        );
+        assert!(models.resolve("named").await.is_ok());
+    }
+}

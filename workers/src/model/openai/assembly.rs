@@ -51,13 +51,15 @@ pub struct Taken {
 
 impl Assembly {
     pub fn take(&mut self, data: &str) -> Result<Taken, ModelError> {
-        let malformed = |_| {
-            ModelError::new(
+        // serde would read a list as a struct, too.
+        let chunk = Some(data).filter(|data| data.trim_start().starts_with('{'));
+        let chunk: Option<Chunk> = chunk.and_then(|data| serde_json::from_str(data).ok());
+        let Some(chunk) = chunk else {
+            return Err(ModelError::new(
                 ErrorClass::Malformed,
                 "a chunk of the model's answer is not the JSON it should be",
-            )
+            ));
         };
-        let chunk: Chunk = serde_json::from_str(data).map_err(malformed)?;
         if !chunk.error.is_null() {
             return Err(fault::of_error_object(&chunk.error));
         }

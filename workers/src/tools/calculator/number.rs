@@ -72,8 +72,12 @@ impl Number {
         self.both(other, i128::checked_mul, |a, b| a * b)
     }
 
-    /// Exact where it comes out even.
+    /// Exact where it comes out even. A division by 0 has no value rather than an infinite one, which a further
+    /// division would turn into a 0 that looks like a result.
     pub fn div(self, other: Self) -> Self {
+        if other.real() == 0.0 {
+            return Self::Real(f64::NAN);
+        }
         self.both(
             other,
             |a, b| (a.checked_rem(b)? == 0).then(|| a.checked_div(b)).flatten(),
@@ -96,10 +100,10 @@ impl Number {
             Self::Real(real) => real,
         };
         if real.is_nan() {
-            return Err("it has no value (0 divided by 0, or a function outside of its domain)");
+            return Err("it has no value (a division by 0, or a function outside of its domain)");
         }
         if real.is_infinite() {
-            return Err("it is infinite (a division by 0, or too large a number)");
+            return Err("it is too large a number");
         }
         if real.fract() == 0.0 && real.abs() < WHOLE_REAL_MAX {
             return Ok((real as i64).to_string());

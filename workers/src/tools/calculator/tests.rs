@@ -81,6 +81,7 @@ fn what_cannot_be_computed_is_said_together_with_what_can() {
         "sqrt",
         "sqrt 4 5",
         "1 / 0",
+        "5 / (1 / 0)",
         "0 / 0",
         "sqrt(-1)",
         "ln(0)",

@@ -88,8 +88,15 @@ impl HttpGet {
     }
 
     async fn get(&self, address: &str) -> Result<String, String> {
-        let late = |_| Err(format!("the url could not be read within {} s", TOTAL_TIMEOUT.as_secs()));
-        tokio::time::timeout(TOTAL_TIMEOUT, self.follow(address)).await.unwrap_or_else(late)
+        let late = |_| {
+            Err(format!(
+                "the url could not be read within {} s",
+                TOTAL_TIMEOUT.as_secs()
+            ))
+        };
+        tokio::time::timeout(TOTAL_TIMEOUT, self.follow(address))
+            .await
+            .unwrap_or_else(late)
     }
 
     async fn follow(&self, address: &str) -> Result<String, String> {
