@@ -30,14 +30,15 @@ impl<'de> Deserialize<'de> for Secret {
 
 /// An address as it may be shown: without user, password and parameters.
 pub fn shown_url(url: &str) -> String {
-    match reqwest::Url::parse(url) {
-        Ok(parsed) => {
-            let host = parsed.host_str().unwrap_or_default();
-            let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
-            format!("{}://{host}{port}{}", parsed.scheme(), parsed.path())
-        }
-        Err(_) => "an address that does not read".into(),
-    }
+    let parsed = reqwest::Url::parse(url)
+        .ok()
+        .filter(|parsed| parsed.has_host() || parsed.scheme() == "sqlite");
+    let Some(parsed) = parsed else {
+        return "an address that does not read".into();
+    };
+    let host = parsed.host_str().unwrap_or_default();
+    let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{host}{port}{}", parsed.scheme(), parsed.path())
 }
 
 #[cfg(test)]
@@ -51,6 +52,7 @@ mod tests {
             "postgres://db:5432/x"
         );
         assert_eq!(shown_url("sqlite:///tmp/a.db"), "sqlite:///tmp/a.db");
+        assert_eq!(shown_url("nats://127.0.0.1:4222"), "nats://127.0.0.1:4222");
         assert!(!shown_url("me:hush@db").contains("hush"));
     }
 }

@@ -19,7 +19,7 @@ fn frame(cursor: &str, kind: &str) -> String {
 async fn server(answers: Vec<String>) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let client = Client::new(ClientSettings { url, api_key: None });
+    let client = client(url);
     let serving = tokio::spawn(async move {
         let mut heads = Vec::new();
         for answer in answers {
@@ -29,7 +29,12 @@ async fn server(answers: Vec<String>) -> (Client, tokio::task::JoinHandle<Vec<St
         }
         heads
     });
-    (client.unwrap_or_else(|failure| panic!("{failure}")), serving)
+    (client, serving)
+}
+
+fn client(url: String) -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::new(ClientSettings { url, api_key: None }).unwrap_or_else(|failure| panic!("{failure}"))
 }
 
 async fn head(socket: &mut TcpStream) -> String {
@@ -145,7 +150,7 @@ async fn an_address_where_nobody_answers_is_told_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
-    let client = Client::new(ClientSettings { url, api_key: None }).unwrap_or_else(|failure| panic!("{failure}"));
+    let client = client(url);
     let (end, ..) = watch(&client, task(&json!({}))).await;
     let said = end.err().map(|failure| failure.to_string()).unwrap_or_default();
     assert!(

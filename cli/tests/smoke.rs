@@ -1,0 +1,291 @@
+//! The binary as a newcomer meets it: started, asked as its own banner says, killed, and started again.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+const STEADFAST: &str = env!("CARGO_BIN_EXE_steadfast");
+
+/// A directory of its own for each test, removed afterwards.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("steadfast-smoke-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory for the test");
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The binary, in a directory, without whatever the environment of the test says about Steadfast.
+fn steadfast(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(STEADFAST);
+    command
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+}
+
+fn output(dir: &Path, args: &[&str]) -> Output {
+    steadfast(dir, args).output().expect("the binary runs")
+}
+
+/// A running `steadfast dev` and what its banner says.
+struct Dev {
+    child: Child,
+    url: String,
+    curl: String,
+}
+
+impl Dev {
+    fn start(dir: &Path) -> Self {
+        let mut child = steadfast(dir, &["dev", "--port", "0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let banner = BufReader::new(child.stdout.take().expect("its output is piped"));
+        let (mut url, mut curl) = (String::new(), String::new());
+        for line in banner.lines().map_while(Result::ok) {
+            if let Some(listens) = line.strip_prefix("Steadfast listens on ") {
+                url = listens.into();
+            } else if line.trim_start().starts_with("curl ") {
+                curl = line.trim().into();
+            } else if line.starts_with("Ctrl-C") {
+                break;
+            }
+        }
+        assert!(!url.is_empty() && !curl.is_empty(), "no banner was printed");
+        Self { child, url, curl }
+    }
+
+    /// The body the banner tells newcomers to post.
+    fn body(&self) -> Value {
+        let body = self
+            .curl
+            .split(" -d '")
+            .nth(1)
+            .and_then(|rest| rest.strip_suffix('\''))
+            .expect("a body in quotes");
+        serde_json::from_str(body).expect("JSON")
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it ran");
+        self.child.wait().expect("it is ours");
+    }
+
+    fn terminate(mut self) -> Option<i32> {
+        let sent = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+        self.child.wait().expect("it is ours").code()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Frames of a stream as `(id, data)`, until one matches or the stream ends.
+async fn read_until(response: reqwest::Response, matches: impl Fn(&Value) -> bool) -> Vec<(String, Value)> {
+    assert!(response.status().is_success(), "{}", response.status());
+    let (mut text, mut frames) = (String::new(), Vec::new());
+    let mut chunks = response.bytes_stream();
+    while let Some(Ok(chunk)) = chunks.next().await {
+        text += std::str::from_utf8(&chunk).expect("frames are written whole");
+        while let Some((frame, rest)) = text.split_once("\n\n") {
+            let field = |name: &str| {
+                frame
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name))
+                    .map(str::to_owned)
+            };
+            if let (Some(id), Some(data)) = (field("id: "), field("data: ")) {
+                frames.push((id, serde_json::from_str::<Value>(&data).expect("JSON")));
+            }
+            text = rest.to_owned();
+            if frames.last().is_some_and(|(_, data)| matches(data)) {
+                return frames;
+            }
+        }
+    }
+    frames
+}
+
+fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .build()
+        .expect("a client")
+}
+
+#[tokio::test]
+async fn the_printed_command_streams_a_run_and_a_killed_dev_goes_on_with_its_runs() {
+    let dir = Dir::new("kill");
+    let mut dev = Dev::start(&dir.0);
+    let http = client();
+    let post = |url: String, body: Value| http.post(format!("{url}/v1/runs")).json(&body).send();
+
+    assert!(dev.curl.contains(&format!("{}/v1/runs", dev.url)));
+    let response = post(dev.url.clone(), dev.body()).await.expect("an answer");
+    let frames = read_until(response, |_| false).await;
+    let last = &frames.last().expect("frames").1;
+    assert_eq!(last["type"], "run.completed");
+    assert!(
+        last["data"]["output"]
+            .as_str()
+            .is_some_and(|output| output.contains("42")),
+        "{last}"
+    );
+    assert!(
+        frames.iter().any(|(_, data)| data["type"] == "tool_call.succeeded"),
+        "the tool was called"
+    );
+
+    // Killed in the middle of an answer.
+    let response = post(dev.url.clone(), json!({"input": "Who are you?", "stream": true}))
+        .await
+        .expect("an answer");
+    let seen = read_until(response, |data| data["type"] == "agent.message.delta").await;
+    let (cursor, delta) = seen.last().expect("a delta").clone();
+    assert_eq!(delta["type"], "agent.message.delta");
+    let run_id = delta["run_id"].as_str().expect("an id").to_owned();
+    dev.kill();
+
+    let dev = Dev::start(&dir.0);
+    let request = http
+        .get(format!("{}/v1/runs/{run_id}/events/stream", dev.url))
+        .header("last-event-id", &cursor);
+    let rest = read_until(request.send().await.expect("an answer"), |_| false).await;
+    assert_eq!(rest.last().expect("frames").1["type"], "run.completed");
+    let types: Vec<&str> = rest.iter().filter_map(|(_, data)| data["type"].as_str()).collect();
+    assert!(
+        types.contains(&"step.reset"),
+        "what was shown of the lost step is taken back: {types:?}"
+    );
+    let since_reset = rest
+        .rsplit(|(_, data)| data["type"] == "step.reset")
+        .next()
+        .expect("what follows");
+    let shown: String = since_reset
+        .iter()
+        .filter_map(|(_, data)| data["delta"].as_str())
+        .collect();
+    let reply = since_reset.iter().find(|(_, data)| data["type"] == "model.replied");
+    assert_eq!(
+        reply.and_then(|(_, data)| data["data"]["text"].as_str()),
+        Some(shown.as_str())
+    );
+
+    let second = output(&dir.0, &["dev", "--port", "0"]);
+    assert_eq!(second.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another `steadfast dev` is using .steadfast"));
+
+    assert_eq!(dev.terminate(), Some(0), "SIGTERM ends it in order");
+    let checked = output(&dir.0, &["check", "--settled", "--json"]);
+    let report: Value = serde_json::from_slice(&checked.stdout).expect("a report");
+    assert_eq!(
+        (checked.status.code(), &report["ok"], &report["runs"]),
+        (Some(0), &json!(true), &json!(2)),
+        "{report}"
+    );
+}
+
+#[test]
+fn the_client_commands_work_against_a_running_dev() {
+    let dir = Dir::new("client");
+    let dev = Dev::start(&dir.0);
+    let with = |args: &[&str]| output(&dir.0, &[args, &["--url", &dev.url]].concat());
+
+    let run = with(&["run", "What is 6 * 7?"]);
+    assert_eq!(run.status.code(), Some(0));
+    assert!(
+        String::from_utf8_lossy(&run.stdout).contains("42"),
+        "the answer is on stdout"
+    );
+    assert!(
+        String::from_utf8_lossy(&run.stderr).contains("→ calculator("),
+        "what it did is on stderr"
+    );
+
+    let listed: Value = serde_json::from_slice(&with(&["runs", "list", "--json"]).stdout).expect("a list");
+    let id = listed["data"][0]["id"].as_str().expect("an id");
+    let tail = with(&["runs", "tail", id, "--json"]);
+    let last = String::from_utf8_lossy(&tail.stdout)
+        .lines()
+        .last()
+        .map(str::to_owned)
+        .unwrap_or_default();
+    assert!(last.contains("\"run.completed\""), "{last}");
+    assert!(String::from_utf8_lossy(&with(&["runs", "show", id]).stdout).contains("completed"));
+
+    let unknown = with(&["run", "--agent", "assistent", "hello"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&unknown.stderr).contains("assistant"),
+        "the refusal names what was meant"
+    );
+}
+
+#[test]
+fn a_wrong_setting_is_refused_with_its_place_before_anything_is_touched() {
+    let dir = Dir::new("settings");
+    std::fs::write(dir.0.join("steadfast.toml"), "[worker]\nslot = 3\n").expect("a file");
+    let refused = output(&dir.0, &["dev", "--port", "0"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        said.contains("steadfast.toml:2:1: there is no key \"slot\" here; did you mean \"slots\"?"),
+        "{said}"
+    );
+    assert!(!dir.0.join(".steadfast").exists());
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let dir = Dir::new("help");
+    let commands: [&[&str]; 19] = [
+        &[],
+        &["dev"],
+        &["gateway"],
+        &["worker"],
+        &["projector"],
+        &["migrate"],
+        &["run"],
+        &["runs", "list"],
+        &["runs", "show"],
+        &["runs", "tail"],
+        &["runs", "cancel"],
+        &["keys", "create"],
+        &["keys", "list"],
+        &["keys", "revoke"],
+        &["check"],
+        &["doctor"],
+        &["projections", "rebuild"],
+        &["eval", "run"],
+        &["bench"],
+    ];
+    for command in commands {
+        let shown = output(&dir.0, &[command, &["--help"]].concat());
+        assert_eq!(shown.status.code(), Some(0), "{command:?}");
+        assert!(shown.stdout.len() > 100, "{command:?}");
+    }
+}
