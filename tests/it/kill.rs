@@ -1,0 +1,186 @@
+//! SIGKILL in the middle of two hundred runs: nothing accepted is lost, nothing happens twice, and every client sees
+//! exactly its run.
+//!
+//! One body for all: clients ride through whatever happens, one part of the system is killed when a quarter of them has
+//! arrived, and then the log, the clients' transcripts and the model's own counts are held against each other.
+
+mod ledger;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use steadfast_tests::{Settings, fresh_prefix};
+use tokio::sync::watch;
+
+use crate::support::{Drops, Layout, Ride, Rider, Stack};
+
+const RIDERS: usize = 200;
+/// Every run ends within this of the kill.
+const RIDE_MAX: Duration = Duration::from_secs(60);
+/// Of these the earlier share the sessions, several to each.
+const SESSIONS: usize = 8;
+
+/// A run takes a second or so: long enough to be met in every state.
+fn model() -> Settings {
+    Settings {
+        ttft_ms: 60,
+        token_ms: 6,
+        tokens: 40,
+        ..Settings::default()
+    }
+}
+
+/// How many clients have arrived.
+type Arrived = watch::Receiver<usize>;
+
+async fn until_arrived(arrived: &mut Arrived, share: usize) {
+    let enough = RIDERS * share / 100;
+    arrived
+        .wait_for(|arrived| *arrived >= enough)
+        .await
+        .expect("the riders live");
+}
+
+/// The task of the n-th client. Every text is its own: the model counts by it.
+fn task(n: usize, tag: &str, sessions: &[String]) -> Value {
+    let calculate = format!(r#"[[tool:calculator {{"expression":"{n} + 1"}}]]"#);
+    let orders = match n % 8 {
+        0 => "[[say:a short answer, at once]]".to_owned(),
+        1 => format!("{calculate} [[tool:clock {{}}]] [[then]] {calculate}"),
+        2 => "[[tool:ask_the_client {}]]".to_owned(),
+        3 => format!("{calculate} [[tool:ask_the_client {{}}]] [[then]] [[tool:ask_the_client {{}}]]"),
+        4 => "[[fault:cut*1]] [[tokens:60]]".to_owned(),
+        _ => calculate,
+    };
+    let mut body = json!({"input": format!("{tag} {n} {orders}"), "tools": [{"name": "ask_the_client"}]});
+    // Half of them ask for the stream with the post, the others follow afterwards.
+    body["stream"] = (n % 2 == 0).into();
+    if n % 5 == 0 {
+        body["session_id"] = sessions[(n / 5) % sessions.len()].clone().into();
+    }
+    body
+}
+
+/// The siege of one system: `strike` is told how many clients have arrived and does its damage.
+async fn siege(name: &str, mut stack: Stack, strike: impl AsyncFnOnce(&mut Stack, &mut Arrived)) {
+    let begun = Instant::now();
+    let gateways = Arc::new(stack.apis());
+    let mut sessions = vec![];
+    for _ in 0..SESSIONS {
+        let session = gateways[0].post("/v1/sessions", &json!({})).await.expect(201);
+        sessions.push(session["id"].as_str().expect("an id").to_owned());
+    }
+    let tag = fresh_prefix();
+    let (arrive, mut arrived) = watch::channel(0);
+    let arrive = Arc::new(arrive);
+    let riders: Vec<_> = (0..RIDERS)
+        .map(|n| {
+            let (gateways, body, key) = (gateways.clone(), task(n, &tag, &sessions), format!("{tag}-{n}"));
+            let rider = Rider {
+                gateways,
+                first: n,
+                key,
+                body,
+                drops: Drops::Never,
+            };
+            let arrive = arrive.clone();
+            tokio::spawn(async move {
+                let ride = rider.ride(2 * RIDE_MAX).await;
+                arrive.send_modify(|arrived| *arrived += 1);
+                ride
+            })
+        })
+        .collect();
+    until_arrived(&mut arrived, 25).await;
+    let struck = Instant::now();
+    strike(&mut stack, &mut arrived).await;
+    let mut rides: Vec<Ride> = vec![];
+    for rider in riders {
+        rides.push(rider.await.expect("a rider"));
+    }
+    let took = struck.elapsed();
+    let figures = ledger::settle(&stack, &rides).await;
+    println!(
+        "{name}: {figures}, {:.1} s from the kill to the last end, {:.1} s in all",
+        took.as_secs_f64(),
+        begun.elapsed().as_secs_f64()
+    );
+    assert!(took < RIDE_MAX, "{name}: the last run ended {took:?} after the kill");
+}
+
+async fn distributed() -> Stack {
+    Layout::distributed().model(model()).private_servers().start().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_gateway_loses_nothing() {
+    siege("gateway killed", distributed().await, async |stack, arrived| {
+        stack.gateways[0].kill9();
+        stack.gateways[0].restart().await;
+        until_arrived(arrived, 60).await;
+        stack.gateways[0].kill9();
+        stack.gateways[0].restart().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_worker_loses_nothing() {
+    siege("worker killed", distributed().await, async |stack, arrived| {
+        stack.workers[0].kill9();
+        until_arrived(arrived, 60).await;
+        stack.workers[0].restart().await;
+        // Then the other one: the one that came back takes over.
+        stack.workers[1].kill9();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_projector_loses_nothing() {
+    siege("projector killed", distributed().await, async |stack, arrived| {
+        stack.projectors[0].kill9();
+        until_arrived(arrived, 60).await;
+        stack.projectors[0].restart().await;
+        stack.projectors[0].kill9();
+        stack.projectors[0].restart().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_nats_server_whose_files_are_wiped_loses_nothing() {
+    siege("nats-server killed and wiped", distributed().await, async |stack, _| {
+        let nats = stack.nats.as_mut().expect("a NATS of its own");
+        nats.wipe();
+        nats.restart().await.expect("NATS is back");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_postgres_loses_nothing() {
+    siege("Postgres killed", distributed().await, async |stack, _| {
+        let postgres = stack.postgres.as_mut().expect("a Postgres of its own");
+        postgres.kill9();
+        postgres.restart().await.expect("Postgres is back");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_dev_goes_on_from_its_data_directory() {
+    siege(
+        "dev killed",
+        Layout::embedded().model(model()).start().await,
+        async |stack, arrived| {
+            stack.gateways[0].restart().await;
+            until_arrived(arrived, 60).await;
+            stack.gateways[0].restart().await;
+        },
+    )
+    .await;
+}

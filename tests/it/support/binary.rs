@@ -1,0 +1,65 @@
+//! The program under test: `steadfast`, as cargo built it beside this test.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::SystemTime,
+};
+
+/// Names a binary to test instead of the one of this build, which is then neither checked nor built.
+const OVERRIDE: &str = "STEADFAST_TEST_BINARY";
+
+/// The path of `steadfast`, built anew if it is missing or older than its sources.
+pub fn steadfast() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        if let Some(path) = std::env::var_os(OVERRIDE) {
+            return path.into();
+        }
+        let path = beside_this_test();
+        if !is_fresh(&path) {
+            build(&path);
+        }
+        path
+    })
+}
+
+/// `target/<profile>/steadfast`; this test is `target/<profile>/deps/it-…`.
+fn beside_this_test() -> PathBuf {
+    let me = std::env::current_exe().expect("the path of this test");
+    let profile = me
+        .parent()
+        .and_then(Path::parent)
+        .expect("a test lies in target/<profile>/deps");
+    profile.join("steadfast")
+}
+
+/// Cargo writes beside a binary which files it was made of.
+fn is_fresh(binary: &Path) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+    let Some(built) = modified(binary) else { return false };
+    let Ok(list) = std::fs::read_to_string(binary.with_extension("d")) else {
+        return false;
+    };
+    let Some((_, sources)) = list.split_once(": ") else {
+        return false;
+    };
+    let unchanged = |source: &str| modified(Path::new(source)).is_some_and(|at: SystemTime| at <= built);
+    sources.split_whitespace().all(unchanged)
+}
+
+fn build(binary: &Path) {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let release = binary.parent().is_some_and(|dir| dir.ends_with("release"));
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--package", "steadfast-cli"])
+        .args(release.then_some("--release"));
+    let status = command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).status();
+    let built = status.is_ok_and(|status| status.success());
+    assert!(
+        built,
+        "`steadfast` is not up to date and does not build: see `cargo build -p steadfast-cli`"
+    );
+}
