@@ -9,7 +9,8 @@ use steadfast::{
     feed::{Frame, LiveFeed, Signal},
     queue::{Advance, CommandQueue},
     run::{Event, RunId, TenantId},
-    store::Appended,
+    store::{Appended, StoredEvent},
+    wire,
 };
 use tokio::sync::Semaphore;
 
@@ -31,17 +32,15 @@ pub struct Announcer {
 }
 
 impl News {
-    /// The facts of an append, and the commands that follow from it.
-    pub fn of(run_id: RunId, tenant: &TenantId, events: &[Event], appended: &Appended) -> Self {
-        let frames = appended
-            .events
-            .iter()
-            .zip(events)
-            .map(|(stored, event)| Frame::of_event(stored, event))
-            .collect();
+    /// The commands that follow from an append.
+    pub fn of(run_id: RunId, tenant: &TenantId, appended: &Appended) -> Self {
         let (version, _) = appended.head();
         let mut commands = Vec::with_capacity(1);
-        if !events.last().is_some_and(Event::is_terminal) {
+        if !appended
+            .events
+            .last()
+            .is_some_and(|event| Event::is_terminal_name(&event.name))
+        {
             commands.push(Advance {
                 run_id,
                 tenant: tenant.clone(),
@@ -59,10 +58,20 @@ impl News {
             });
         }
         Self {
-            frames,
             commands,
-            changed: None,
+            ..Self::default()
         }
+    }
+}
+
+/// An event of the gateway's own as watchers see it. None of them follows deltas.
+pub fn frame(stored: &StoredEvent) -> Frame {
+    Frame::Event {
+        run_id: stored.run_id,
+        version: stored.version,
+        name: stored.name.clone(),
+        deltas: 0,
+        json: wire::event(stored).into(),
     }
 }
 

@@ -10,7 +10,7 @@ use steadfast::{
 };
 
 use crate::{
-    announce::News,
+    announce::{self, News},
     clock,
     gateway::Gateway,
     idempotency::{self, Key, json},
@@ -40,11 +40,11 @@ pub async fn change(
         if events.is_empty() {
             return Ok(json(StatusCode::OK, render(&loaded)?));
         }
-        let (append, body) = prepare(gateway, &loaded, events.clone(), key.as_ref())?;
+        let (append, body) = prepare(gateway, &loaded, events, key.as_ref())?;
         let status = append.status;
         match gateway.store.appender.append(append).await? {
             Outcome::Appended(appended) => {
-                tell(gateway, run_id, who, status, &events, &appended);
+                tell(gateway, run_id, who, status, &appended);
                 return Ok(json(StatusCode::OK, body));
             }
             Outcome::Conflict => gateway.store.reader.refresh(&mut loaded).await?,
@@ -98,12 +98,13 @@ fn prepare(
     Ok((append, body))
 }
 
-fn tell(gateway: &Gateway, run_id: RunId, who: &Who, status: Status, events: &[Event], appended: &Appended) {
-    let mut news = News::of(run_id, &who.tenant, events, appended);
+fn tell(gateway: &Gateway, run_id: RunId, who: &Who, status: Status, appended: &Appended) {
+    let mut news = News::of(run_id, &who.tenant, appended);
     if status == Status::Waiting {
         // Some outputs are still missing: there is nothing to do for a worker.
         news.commands.clear();
     }
+    news.frames = appended.events.iter().map(announce::frame).collect();
     news.changed = Some(run_id);
     gateway.announcer.tell(news);
 }

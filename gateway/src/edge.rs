@@ -11,7 +11,7 @@ use axum::{
 use futures::FutureExt;
 use steadfast::metrics;
 
-use crate::{clock, problem::Problem};
+use crate::{clock, linger::linger, problem::Problem};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of a request id that a client may choose.
@@ -24,7 +24,7 @@ pub async fn edge(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let uri = request.uri().clone();
 
-    let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let outcome = AssertUnwindSafe(next.run(linger(request))).catch_unwind().await;
     let mut response = outcome.unwrap_or_else(|_| Problem::internal("the handler panicked").into_response());
 
     let route = route.as_ref().map_or("unknown", MatchedPath::as_str);

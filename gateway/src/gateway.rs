@@ -1,15 +1,15 @@
 //! What every request shares.
 
-use std::{ops::Deref, sync::Arc};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
 use sha2::{Digest, Sha256};
 use steadfast::{
     agents::Agents,
-    feed::LiveFeed,
+    feed::{Hub, LiveFeed, Subscription},
     health::Health,
     queue::CommandQueue,
     read::ReadModels,
-    run::RunId,
+    run::{Agent, AgentRef, RunId},
     store::{self, Loaded, Store},
 };
 use tokio::sync::OnceCell;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     announce::Announcer,
     identity::{Doorkeeper, Identity, Who},
-    limits::GatewayLimits,
+    limits::{GatewayLimits, SUBSCRIBE_MAX},
     problem::Problem,
     rate::RateLimit,
     stream::{follow::Sources, slots::Slots},
@@ -54,6 +54,7 @@ pub struct Shared {
     /// Cancelled when this process should end: streams end, long polls answer.
     pub draining: CancellationToken,
     agents_kept: OnceCell<()>,
+    versions: BTreeMap<String, AgentRef>,
 }
 
 impl Gateway {
@@ -74,6 +75,10 @@ impl Gateway {
             announcer: Announcer::new(queue, feed.clone()),
             slots: Slots::new(limits.streams_max, limits.streams_per_tenant_max),
             draining: CancellationToken::new(),
+            versions: agents
+                .iter()
+                .map(|agent| (agent.name.clone(), agent.reference()))
+                .collect(),
             agents_kept: OnceCell::new(),
             store,
             feed,
@@ -124,6 +129,20 @@ impl Shared {
             Some(head) if head.tenant == who.tenant => Ok(head),
             _ => Err(Problem::no_such_run(&run_id.to_string())),
         }
+    }
+
+    /// The version of an agent that a run pins. Hashing the definition for each run would cost more than the rest.
+    pub fn version_of(&self, agent: &Agent) -> AgentRef {
+        self.versions
+            .get(&agent.name)
+            .cloned()
+            .unwrap_or_else(|| agent.reference())
+    }
+
+    /// Watches a run. While the feed is away nothing is heard, and whoever watches lives on looks at the store.
+    pub async fn watch(&self, run_id: RunId) -> Subscription {
+        let subscribed = tokio::time::timeout(SUBSCRIBE_MAX, self.feed.subscribe(run_id)).await;
+        subscribed.unwrap_or_else(|_| Hub::default().subscribe(run_id))
     }
 
     /// What a stream draws on.

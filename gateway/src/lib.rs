@@ -18,6 +18,7 @@ mod clock;
 mod edge;
 mod gateway;
 mod idempotency;
+mod linger;
 mod problem;
 mod query;
 mod rate;

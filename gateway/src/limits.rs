@@ -78,6 +78,8 @@ pub const WAIT_SECONDS_MAX: u64 = 60;
 pub const ANNOUNCEMENTS_MAX: usize = 1024;
 /// An announcement that takes longer is left to the redriver.
 pub const ANNOUNCEMENT_MAX: Duration = Duration::from_secs(5);
+/// A feed that does not take a subscription by then is away.
+pub const SUBSCRIBE_MAX: Duration = Duration::from_millis(500);
 /// Rows in a page of a list.
 pub const PAGE_MAX: u32 = 100;
 pub const PAGE_DEFAULT: u32 = 20;

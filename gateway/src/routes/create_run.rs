@@ -7,13 +7,13 @@ use axum::{
 };
 use steadfast::{
     metrics,
-    run::{Command, Event, Run, RunId, SessionId, Time, command, decide},
-    store::{Accept, Append, GENESIS, Lease, Outcome, StoredAnswer},
+    run::{Command, Event, Run, RunId, SessionId, Status, Time, Usage, command, decide},
+    store::{Accept, Append, GENESIS, Idempotency, Lease, Outcome, StoredAnswer},
 };
 
 use super::stream_events;
 use crate::{
-    announce::News,
+    announce::{self, News},
     body, clock,
     gateway::Gateway,
     idempotency::{self, Key, json},
@@ -42,30 +42,45 @@ pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) 
     // Room for the stream is taken, and the feed watched, before the run exists: nothing of it can be missed.
     let watch = if stream {
         let slot = gateway.slots.take(&who.tenant)?;
-        Some((gateway.feed.subscribe(run_id).await, slot))
+        Some((gateway.watch(run_id).await, slot))
     } else {
         None
     };
-    let now = clock::now();
-    let agent = task.agent.name.clone();
-    let request = ask(task, now, session, key.as_ref());
-    let (append, body) = prepare(&gateway, &who, run_id, request, session.is_none(), key.as_ref())?;
-    let events = append.events.clone();
+    let request = ask(&gateway, task, session, key.as_ref());
+    let now = request.now;
+    let accept = Accept {
+        session_id: request.session_id,
+        new_session: session.is_none(),
+        agent: request.agent.name.clone(),
+        claim_within: gateway.limits.claim_within(),
+    };
+    let agent = accept.agent.clone();
+    let events = decide(&Run::default(), Command::Request(request)).map_err(|refusal| task::refused(&refusal))?;
+    // A stream answers with the events themselves; only a key needs the other answer kept.
+    let answer = if stream && key.is_none() {
+        String::new()
+    } else {
+        answer(run_id, now, &events)?
+    };
+    let idempotency = key.as_ref().map(|key| key.with_answer(StatusCode::ACCEPTED, &answer));
+    let append = first_append(&who, run_id, now, events, accept, idempotency);
     match gateway.store.appender.append(append).await? {
         Outcome::Appended(appended) => {
             metrics::runs().accepted.with_label_values(&[&agent]).inc();
-            gateway
-                .announcer
-                .tell(News::of(run_id, &who.tenant, &events, &appended));
+            // Nobody else knows the run yet: whoever learns of it from the answer reads this event in the store, so
+            // the feed need not carry it.
+            gateway.announcer.tell(News::of(run_id, &who.tenant, &appended));
             Ok(match watch {
                 Some((subscription, slot)) => {
-                    let follower = Follower::from_start(gateway.sources(), run_id, appended.events, subscription, slot);
+                    let written = appended.events.iter().map(announce::frame).collect();
+                    let follower = Follower::from_start(gateway.sources(), run_id, written, subscription, slot);
                     located(stream_events::respond(follower), run_id)
                 }
-                None => located(json(StatusCode::ACCEPTED, body), run_id),
+                None => located(json(StatusCode::ACCEPTED, answer), run_id),
             })
         }
         Outcome::KeyUsed { fingerprint, answer } => {
+            drop(watch);
             let key = key.ok_or_else(|| Problem::internal("an append without a key met a used key"))?;
             replay(&gateway, &who, key.replay(&fingerprint, answer)?, stream).await
         }
@@ -84,10 +99,10 @@ fn no_such_session(id: SessionId) -> Problem {
     )
 }
 
-fn ask(task: Task<'_>, now: Time, session: Option<SessionId>, key: Option<&Key>) -> command::Request {
+fn ask(gateway: &Gateway, task: Task<'_>, session: Option<SessionId>, key: Option<&Key>) -> command::Request {
     command::Request {
-        now,
-        agent: task.agent.reference(),
+        now: clock::now(),
+        agent: gateway.version_of(task.agent),
         model: task.agent.model.clone(),
         server_tools: task.agent.tools.clone(),
         client_tools: task.client_tools,
@@ -100,23 +115,15 @@ fn ask(task: Task<'_>, now: Time, session: Option<SessionId>, key: Option<&Key>)
     }
 }
 
-/// The append, and the answer that is true once it has happened.
-fn prepare(
-    gateway: &Gateway,
+fn first_append(
     who: &Who,
     run_id: RunId,
-    request: command::Request,
-    new_session: bool,
-    key: Option<&Key>,
-) -> Result<(Append, String), Problem> {
-    let (now, session_id, agent) = (request.now, request.session_id, request.agent.name.clone());
-    let nothing = Run::default();
-    let events = decide(&nothing, Command::Request(request)).map_err(|refusal| task::refused(&refusal))?;
-    let run: Run = events.iter().fold(nothing, |run, event: &Event| run.evolve(event));
-    let view = RunView::of(run_id, &run, now, None).ok_or_else(|| Problem::internal("a request left no trace"))?;
-    let body = serde_json::to_string(&view).map_err(|error| Problem::internal(error.to_string()))?;
-    let claim_within = gateway.limits.claim_within();
-    let append = Append {
+    now: Time,
+    events: Vec<Event>,
+    accept: Accept,
+    idempotency: Option<Idempotency>,
+) -> Append {
+    Append {
         run_id,
         tenant: who.tenant.clone(),
         expected_version: 0,
@@ -124,21 +131,22 @@ fn prepare(
         prev_hash: GENESIS,
         time: now,
         events,
-        status: run.status(),
-        usage: run.usage,
+        status: Status::Queued,
+        usage: Usage::default(),
         lease: Lease::Release {
-            due_in: Some(claim_within),
+            due_in: Some(accept.claim_within),
         },
-        accept: Some(Accept {
-            session_id,
-            new_session,
-            agent,
-            claim_within,
-        }),
-        idempotency: key.map(|key| key.with_answer(StatusCode::ACCEPTED, &body)),
+        accept: Some(accept),
+        idempotency,
         patience: APPEND_PATIENCE,
-    };
-    Ok((append, body))
+    }
+}
+
+/// The run as it is once its first event is written.
+fn answer(run_id: RunId, now: Time, events: &[Event]) -> Result<String, Problem> {
+    let run = Run::fold(events);
+    let view = RunView::of(run_id, &run, now, None).ok_or_else(|| Problem::internal("a request left no trace"))?;
+    serde_json::to_string(&view).map_err(|error| Problem::internal(error.to_string()))
 }
 
 /// The same request came again: the same answer, or the same stream from its start.

@@ -95,7 +95,8 @@ fn ops_routes(health: Health) -> Router {
         .with_state(health)
 }
 
-fn finish(router: Router) -> Router {
+/// What surrounds every route.
+pub fn finish(router: Router) -> Router {
     router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)

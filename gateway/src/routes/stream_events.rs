@@ -54,7 +54,7 @@ async fn follow(
     types: Types,
 ) -> Result<Response, Problem> {
     let slot = gateway.slots.take(&who.tenant)?;
-    let subscription = gateway.feed.subscribe(run_id).await;
+    let subscription = gateway.watch(run_id).await;
     Ok(respond(Follower::from_cursor(
         gateway.sources(),
         run_id,

@@ -38,7 +38,7 @@ pub async fn handle(
     let seconds = query.number("timeout_s", 0, WAIT_SECONDS_MAX, TIMEOUT_SECONDS_DEFAULT)?;
     let end = Instant::now() + Duration::from_secs(seconds);
     gateway.head(&who, run_id).await?;
-    let mut subscription = gateway.feed.subscribe(run_id).await;
+    let mut subscription = gateway.watch(run_id).await;
     while !gateway.head(&who, run_id).await?.status.is_terminal() && Instant::now() < end {
         let until = end.min(Instant::now() + LOOK_EVERY);
         tokio::select! {

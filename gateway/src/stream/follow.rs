@@ -9,10 +9,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, Stream};
 use steadfast::{
-    feed::{LiveFeed, Signal, Subscription, Watched},
+    feed::{Frame, LiveFeed, Signal, Subscription, Watched},
     metrics,
     run::RunId,
-    store::{self, Reader, StoredEvent},
+    store::{self, Reader},
     wire::Cursor,
 };
 use tokio::time::{Instant, Sleep};
@@ -58,7 +58,7 @@ pub struct Follower {
     subscription: Subscription,
     position: Position,
     /// Events that were just written, to be sent before anything else.
-    written: Vec<StoredEvent>,
+    written: Vec<Frame>,
     /// The store may hold events that were not sent.
     behind: bool,
     /// Once the store has been read, deltas may still be missing.
@@ -114,7 +114,7 @@ impl Follower {
     pub fn from_start(
         sources: Sources,
         run_id: RunId,
-        written: Vec<StoredEvent>,
+        written: Vec<Frame>,
         subscription: Subscription,
         slot: Slot,
     ) -> Self {
@@ -139,9 +139,9 @@ impl Follower {
     /// The next piece; `None` ends the stream.
     async fn next(&mut self) -> Option<Bytes> {
         let mut chunk = Chunk::new(self.types);
-        for event in std::mem::take(&mut self.written) {
+        for frame in std::mem::take(&mut self.written) {
             // In order by construction; were they not, the store would be asked.
-            self.behind |= self.position.read(&event, &mut chunk) != Heard::Well;
+            self.behind |= self.position.hear(&frame, &mut chunk) != Heard::Well;
         }
         while chunk.is_empty() && !self.position.ended() {
             if self.behind && Instant::now() >= self.not_before {

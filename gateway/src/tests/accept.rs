@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 use steadfast::{queue::CommandQueue, run::SessionId};
 
-use super::house::{House, Reading, reply};
+use super::{
+    house::{House, reply},
+    reading::Reading,
+};
 
 #[tokio::test]
 async fn an_accepted_run_is_committed_and_a_worker_is_told() {

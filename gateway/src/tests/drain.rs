@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::house::{House, Reading, ids};
+use super::{
+    house::House,
+    reading::{Reading, ids},
+};
 use crate::serve_ops;
 
 #[tokio::test]

@@ -1,6 +1,14 @@
 //! A gateway to knock at, and a worker's hands to move its runs.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use reqwest::{Method, Response, StatusCode, header::HeaderMap};
@@ -11,7 +19,7 @@ use steadfast::{
     health::Health,
     queue::LocalQueue,
     read::{Listed, MessageRow, Page, ReadModels, RunFilter, RunRow, SessionRow, UsageRow},
-    run::{Command, Event, ModelReply, RunId, SessionId, Status, TenantId, ToolCall, decide},
+    run::{Command, ModelReply, RunId, SessionId, Status, TenantId, ToolCall, decide},
     store::{Append, Error, Lease, Outcome, Position, Store},
     wire,
 };
@@ -63,6 +71,8 @@ impl ReadModels for NoReads {
 pub struct CountingFeed {
     inner: LocalFeed,
     subscriptions: Semaphore,
+    /// While set, subscribing never ends.
+    pub away: AtomicBool,
 }
 
 #[async_trait]
@@ -72,6 +82,9 @@ impl LiveFeed for CountingFeed {
     }
 
     async fn subscribe(&self, run_id: RunId) -> Subscription {
+        if self.away.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let subscription = self.inner.subscribe(run_id).await;
         self.subscriptions.add_permits(1);
         subscription
@@ -168,6 +181,7 @@ impl House {
             Arc::new(CountingFeed {
                 inner: LocalFeed::default(),
                 subscriptions: Semaphore::new(0),
+                away: AtomicBool::new(false),
             }),
             Arc::new(LocalQueue::new(clock::new_id())),
         );
@@ -368,92 +382,4 @@ pub fn ask_tools(ids: &[&str]) -> impl Fn(u64) -> Command {
             reply,
         }
     }
-}
-
-/// One frame of a stream.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sse {
-    pub id: String,
-    pub event: String,
-    pub data: Value,
-}
-
-/// A stream being read.
-pub struct Reading {
-    response: Response,
-    buffer: Vec<u8>,
-}
-
-impl Reading {
-    pub fn new(response: Response) -> Self {
-        assert_eq!(response.status(), StatusCode::OK);
-        let header = |name: &str| response.headers()[name].to_str().expect("text").to_owned();
-        assert_eq!(header("content-type"), "text/event-stream; charset=utf-8");
-        assert_eq!(header("cache-control"), "no-cache, no-transform");
-        assert_eq!(header("x-accel-buffering"), "no");
-        Self {
-            response,
-            buffer: Vec::new(),
-        }
-    }
-
-    /// The next frame; `None` at the end.
-    pub async fn next(&mut self) -> Option<Sse> {
-        loop {
-            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-                let frame: Vec<u8> = self.buffer.drain(..end + 2).collect();
-                let text = String::from_utf8(frame).expect("text");
-                if text.starts_with(':') {
-                    continue;
-                }
-                let mut lines = text.lines();
-                let mut field = |name: &str| {
-                    let line = lines.next().unwrap_or_default();
-                    line.strip_prefix(name)
-                        .unwrap_or_else(|| panic!("{name:?} is missing in {text:?}"))
-                        .to_owned()
-                };
-                let (id, event, data) = (field("id: "), field("event: "), field("data: "));
-                let data: Value = serde_json::from_str(&data).expect("JSON");
-                assert_eq!(data["type"], event.as_str());
-                return Some(Sse { id, event, data });
-            }
-            let chunk = self
-                .response
-                .chunk()
-                .await
-                .expect("the stream is cut cleanly or not at all");
-            match chunk {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk),
-                None => {
-                    assert!(self.buffer.is_empty(), "the stream ends inside a frame");
-                    return None;
-                }
-            }
-        }
-    }
-
-    pub async fn take(&mut self, count: usize) -> Vec<Sse> {
-        let mut frames = Vec::new();
-        while frames.len() < count {
-            frames.push(self.next().await.expect("another frame"));
-        }
-        frames
-    }
-
-    pub async fn rest(mut self) -> Vec<Sse> {
-        let mut frames = Vec::new();
-        while let Some(frame) = self.next().await {
-            frames.push(frame);
-        }
-        frames
-    }
-}
-
-pub fn ids(frames: &[Sse]) -> Vec<&str> {
-    frames.iter().map(|frame| frame.id.as_str()).collect()
-}
-
-pub fn is_terminal(frame: &Sse) -> bool {
-    Event::is_terminal_name(&frame.event)
 }

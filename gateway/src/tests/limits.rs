@@ -5,8 +5,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::house::{Answer, House, Reading};
-use crate::{GatewayLimits, Identity};
+use super::{
+    house::{Answer, House},
+    reading::Reading,
+};
+use crate::{GatewayLimits, Identity, routes, serve};
 
 /// Sends raw bytes and reads what comes back until the connection ends.
 async fn raw(house: &House, bytes: &[u8]) -> String {
@@ -40,6 +43,66 @@ async fn a_body_that_only_turns_out_too_long_is_refused_too() {
     let head = "POST /v1/runs HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
     let answer = raw(&house, format!("{head}{chunk}").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_still_sending_hears_why_it_was_refused() {
+    let house = House::open().await;
+    let body = format!(r#"{{"input":"{}"}}"#, "x".repeat(16 * 1024 * 1024));
+    house
+        .call("POST", "/v1/runs", &body)
+        .await
+        .is_problem(413, "body_too_large");
+    house
+        .call("POST", "/v1/nothing", &body)
+        .await
+        .is_problem(404, "route_not_found");
+    house
+        .call("PUT", "/v1/runs", &body)
+        .await
+        .is_problem(405, "method_not_allowed");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_problem_that_does_not_tell_what_happened() {
+    async fn broken() -> &'static str {
+        let secret = "the secret";
+        panic!("{secret}")
+    }
+    let house = House::open().await;
+    let router = routes::finish(axum::Router::new().route("/broken", axum::routing::get(broken)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/broken", listener.local_addr().expect("an address"));
+    tokio::spawn(serve::accept(
+        router,
+        listener,
+        8,
+        house.shutdown.clone(),
+        house.shutdown.clone(),
+    ));
+    let answer = Answer::read(house.client.get(url).send().await.expect("an answer")).await;
+    answer.is_problem(500, "internal");
+    assert!(!answer.json.to_string().contains("secret"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_clients_are_told_to_come_back() {
+    let house = House::open().await;
+    house.accept(r#"{"input":"a"}"#).await;
+    house.store.db.close().await;
+    for (path, body) in [("/v1/runs", r#"{"input":"a"}"#), ("/v1/sessions", "{}")] {
+        let answer = house.call("POST", path, body).await;
+        answer.is_problem(503, "unavailable");
+        assert_eq!(
+            (answer.header("retry-after"), &answer.json["retryable"]),
+            ("1", &serde_json::json!(true))
+        );
+    }
+    let missing = steadfast::run::RunId::default();
+    house
+        .call("GET", &format!("/v1/runs/{missing}"), "")
+        .await
+        .is_problem(503, "unavailable");
 }
 
 #[tokio::test]

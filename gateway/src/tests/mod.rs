@@ -6,5 +6,6 @@ mod house;
 mod identity;
 mod keys;
 mod limits;
+mod reading;
 mod stream;
 mod tools;

@@ -5,7 +5,10 @@ use steadfast::{
     run::{Command, RunId},
 };
 
-use super::house::{House, Reading, Sse, advance, ids, is_terminal, reply};
+use super::{
+    house::{House, advance, reply},
+    reading::{Reading, Sse, ids, is_terminal},
+};
 use crate::clock;
 
 async fn read(house: &House, run_id: RunId, query: &str) -> Reading {
@@ -196,6 +199,55 @@ async fn a_stream_dropped_anywhere_and_resumed_is_whole() {
     let cursor = seen.last().expect("a frame").id.clone();
     seen.extend(read(&house, run_id, &format!("?after={cursor}")).await.rest().await);
     assert_eq!(seen, read(&house, run_id, "").await.rest().await);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_nothing_up_and_misses_nothing() {
+    let house = House::open().await;
+    let response = house
+        .send("POST", "/v1/runs", &[], r#"{"input":"a","stream":true}"#)
+        .await;
+    let location = response.headers()["location"].to_str().expect("text").to_owned();
+    let run_id: RunId = location
+        .strip_prefix("/v1/runs/")
+        .and_then(|id| id.parse().ok())
+        .expect("an id");
+    house.claim(run_id).await;
+    // More than sockets and the feed's backlog hold together.
+    let piece = "x".repeat(64 * 1024);
+    let pieces = vec![piece.as_str(); 200];
+    for (text, sub) in pieces.iter().zip(1..) {
+        house.delta(run_id, sub, text).await;
+    }
+    house.act(run_id, reply(&pieces)).await;
+    let frames = Reading::new(response).rest().await;
+    let deltas = frames.iter().filter(|frame| frame.event == "agent.message.delta");
+    let text: usize = deltas
+        .map(|frame| frame.data["delta"].as_str().map_or(0, str::len))
+        .sum();
+    assert_eq!((text, frames.len()), (200 * 64 * 1024, 205));
+    assert!(is_terminal(frames.last().expect("frames")));
+}
+
+#[tokio::test]
+async fn while_the_feed_is_away_runs_are_accepted_and_streamed_from_the_store() {
+    let house = House::open().await;
+    house.feed.away.store(true, std::sync::atomic::Ordering::SeqCst);
+    let response = house
+        .send("POST", "/v1/runs", &[], r#"{"input":"a","stream":true}"#)
+        .await;
+    let location = response.headers()["location"].to_str().expect("text").to_owned();
+    let run_id: RunId = location
+        .strip_prefix("/v1/runs/")
+        .and_then(|id| id.parse().ok())
+        .expect("an id");
+    assert_eq!(ids(&Reading::new(response).take(1).await), ["1"]);
+    house.commit(run_id, advance).await;
+    house.commit(run_id, reply(&["x"])).await;
+    assert_eq!(
+        ids(&read(&house, run_id, "").await.rest().await),
+        ["1", "2", "3", "4.1", "4", "5"]
+    );
 }
 
 #[tokio::test]
