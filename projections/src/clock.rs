@@ -2,7 +2,10 @@
 
 use steadfast::run::Time;
 
-#[expect(clippy::disallowed_methods, reason = "the edge: lags and days are measured against the time of day")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge: lags and days are measured against the time of day"
+)]
 pub fn now() -> Time {
     chrono::Utc::now()
 }

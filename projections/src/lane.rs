@@ -55,6 +55,11 @@ impl Lane {
         self.parked.as_ref().is_none_or(|parked| parked.until <= Instant::now())
     }
 
+    /// Stands still, and is about to be tried again.
+    pub fn is_retried(&self) -> bool {
+        self.parked.is_some() && self.is_free()
+    }
+
     /// Why it stands still, and the time of the event it stands at.
     pub fn trouble(&self) -> Option<(&str, Option<Time>)> {
         self.parked.as_ref().map(|parked| (parked.reason.as_str(), parked.time))
@@ -84,7 +89,10 @@ impl Lane {
     fn overtaken(&mut self, found: Option<Checkpoint>) {
         let (name, wanted) = (self.projection.name(), self.projection.version());
         match found {
-            Some(found) if found.version == wanted => self.position = found.position,
+            Some(found) if found.version == wanted => {
+                self.position = found.position;
+                self.parked = None;
+            }
             Some(found) => self.park(
                 format!(
                     "projection {name} is kept at version {} and this build makes version {wanted}; \
@@ -94,7 +102,7 @@ impl Lane {
                 None,
             ),
             None => self.park(
-                format!("projection {name} has no checkpoint; restart the projector to build it"),
+                format!("projection {name} has no checkpoint; it is about to be built anew"),
                 None,
             ),
         }
@@ -163,10 +171,17 @@ fn refused(entry: &Entry, error: Error) -> Broken {
         Error::Corrupt { .. } => error,
         other => {
             let reason = format!("{} could not be applied: {other}", event.name);
-            Error::Corrupt { run_id: event.run_id, version: event.version, reason }
+            Error::Corrupt {
+                run_id: event.run_id,
+                version: event.version,
+                reason,
+            }
         }
     };
-    Broken { error, time: Some(event.time) }
+    Broken {
+        error,
+        time: Some(event.time),
+    }
 }
 
 /// Parks every lane that has come to the event that cannot be read.

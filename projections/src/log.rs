@@ -7,8 +7,14 @@ use steadfast::{
     store::{Error, LogEntry, Position, Reader},
 };
 
-/// Events read at once. A page is also what one transaction applies at the most.
-pub const PAGE_EVENTS_MAX: u32 = 1000;
+/// Events read at once, and applied in one transaction, at the most.
+const PAGE_EVENTS_MAX: u32 = 4000;
+/// And at the least, however large they are.
+const PAGE_EVENTS_MIN: u32 = 50;
+/// The size of the first page, when nothing is known of how large the events are.
+const PAGE_EVENTS_FIRST: u32 = 500;
+/// Payload bytes a page should hold: the larger the events were, the fewer are read next.
+const PAGE_BYTES_TARGET: usize = 4 * 1024 * 1024;
 /// Open runs whose origin is remembered; the others are looked up again.
 const ORIGINS_MAX: usize = 50_000;
 
@@ -62,12 +68,21 @@ impl LogPage {
     pub fn end(&self) -> Option<Position> {
         self.entries.last().map(|entry| entry.log.position)
     }
+
+    /// Where the next page begins, if there is one to read.
+    pub fn next(&self) -> Option<Position> {
+        self.end().filter(|_| self.full && self.broken.is_none())
+    }
 }
 
 /// Reads pages of the log; remembers the origin of the runs that are open.
 pub struct Log {
     reader: Reader,
     origins: HashMap<RunId, Arc<Origin>>,
+    /// Events of the next page.
+    limit: u32,
+    /// A page read before it was asked for, and the place it begins after.
+    ahead: Option<(Position, LogPage)>,
 }
 
 impl Log {
@@ -75,10 +90,22 @@ impl Log {
         Self {
             reader,
             origins: HashMap::new(),
+            limit: PAGE_EVENTS_FIRST,
+            ahead: None,
         }
     }
 
-    pub async fn page(&mut self, after: Position, mut limit: u32) -> Result<LogPage, Error> {
+    /// Reads a page while the one before it is being applied. If that fails, it fails when the page is asked for.
+    pub async fn read_ahead(&mut self, after: Option<Position>) {
+        let Some(after) = after else { return };
+        self.ahead = self.page(after).await.ok().map(|page| (after, page));
+    }
+
+    pub async fn page(&mut self, after: Position) -> Result<LogPage, Error> {
+        if let Some((_, page)) = self.ahead.take().filter(|(place, _)| *place == after) {
+            return Ok(page);
+        }
+        let mut limit = self.limit;
         let stored = loop {
             match self.reader.log(after, limit).await {
                 Ok(stored) => break stored,
@@ -87,15 +114,29 @@ impl Log {
                 Err(_) if limit > 1 => limit /= 2,
                 Err(error) => {
                     let broken = Some(Broken { error, time: None });
-                    return Ok(LogPage { broken, ..LogPage::default() });
+                    return Ok(LogPage {
+                        broken,
+                        ..LogPage::default()
+                    });
                 }
             }
         };
-        let mut page = LogPage { full: stored.len() >= limit as usize, ..LogPage::default() };
+        let mut page = LogPage {
+            full: stored.len() >= limit as usize,
+            ..LogPage::default()
+        };
+        if !stored.is_empty() {
+            let bytes: usize = stored.iter().map(|log| log.event.payload.len()).sum();
+            let fit = PAGE_BYTES_TARGET / (bytes / stored.len()).max(1);
+            self.limit = u32::try_from(fit).map_or(PAGE_EVENTS_MAX, |fit| fit.clamp(PAGE_EVENTS_MIN, PAGE_EVENTS_MAX));
+        }
         page.entries.reserve(stored.len());
         for log in stored {
             let decoded = match log.event.decode() {
-                Ok(event) => self.origin(log.event.run_id, &event).await.map(|origin| (event, origin)),
+                Ok(event) => self
+                    .origin(log.event.run_id, &event)
+                    .await
+                    .map(|origin| (event, origin)),
                 Err(error) => Err(error),
             };
             match decoded {
@@ -107,7 +148,10 @@ impl Log {
                 }
                 Err(error @ Error::Unavailable(_)) => return Err(error),
                 Err(error) => {
-                    page.broken = Some(Broken { error, time: Some(log.event.time) });
+                    page.broken = Some(Broken {
+                        error,
+                        time: Some(log.event.time),
+                    });
                     break;
                 }
             }

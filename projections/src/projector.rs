@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     checkpoint, clock,
     lane::{Lane, apply, apply_alone, park_at_broken},
-    log::{Log, LogPage, PAGE_EVENTS_MAX},
+    log::{Log, LogPage},
     models,
     projection::{Names, Projection},
     rebuild::swap_in,
@@ -94,6 +94,10 @@ impl Projector {
                 if lanes.is_empty() {
                     lanes = self.lanes().await?;
                 }
+                if lanes.iter().any(Lane::is_retried) {
+                    // Its tables may have been deleted under it: made anew, they start at the first event.
+                    schema::create_tables_of(&self.db, &self.projections).await?;
+                }
                 let found = self.round(&mut log, &mut lanes).await?;
                 if found == Found::Nothing && last_look.elapsed() >= HELD_BACK_LOOK {
                     last_look = Instant::now();
@@ -159,12 +163,12 @@ impl Projector {
         places.dedup();
         let mut most = Found::Nothing;
         for place in places {
-            let page = log.page(place, PAGE_EVENTS_MAX).await?;
+            let page = log.page(place).await?;
             let mut here: Vec<&mut Lane> = lanes
                 .iter_mut()
                 .filter(|lane| lane.is_free() && lane.position == place)
                 .collect();
-            self.take_over(&mut here, &page).await?;
+            tokio::join!(self.take_over(&mut here, &page), log.read_ahead(page.next())).0?;
             if let Some(broken) = &page.broken {
                 park_at_broken(&mut here, page.end().unwrap_or(place), broken);
             }

@@ -8,7 +8,7 @@ use steadfast::store::{Db, Error, Reader};
 use crate::{
     checkpoint::{self, Checkpoint},
     lane::{Lane, apply_alone},
-    log::{Log, PAGE_EVENTS_MAX},
+    log::Log,
     models,
     projection::{Names, Projection},
     schema,
@@ -31,8 +31,8 @@ async fn build(
     let mut lane = Lane::new(projection, Names::New, schema::open_build(db, projection).await?);
     let mut applied = 0;
     loop {
-        let page = log.page(lane.position, PAGE_EVENTS_MAX).await?;
-        apply_alone(db, &mut lane, &page.entries).await?;
+        let page = log.page(lane.position).await?;
+        tokio::join!(apply_alone(db, &mut lane, &page.entries), log.read_ahead(page.next())).0?;
         if let Some((reason, _)) = lane.trouble() {
             return Err(Error::Refused(reason.into()));
         }
@@ -66,7 +66,7 @@ pub async fn swap_in(db: &Db, log: &mut Log, lane: &mut Lane) -> Result<(), Erro
     };
     let mut position = built.position;
     while serving.is_some_and(|serving| position < serving.position) {
-        let page = log.page(position, PAGE_EVENTS_MAX).await?;
+        let page = log.page(position).await?;
         if let Some(broken) = page.broken {
             return Err(broken.error);
         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     checkpoint::{self, Checkpoint},
-    log::{Entry, Log, PAGE_EVENTS_MAX},
+    log::{Entry, Log},
     models::{
         RunList, Sessions, UsageByDay,
         run_list::ListedRun,
@@ -324,7 +324,7 @@ impl UsageCheck {
         let mut log = Log::new(reader.clone());
         let mut at = began_at;
         while at < end {
-            let page = log.page(at, PAGE_EVENTS_MAX).await?;
+            let page = log.page(at).await?;
             page.entries
                 .iter()
                 .filter(|entry| entry.log.position <= end)

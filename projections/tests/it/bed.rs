@@ -48,7 +48,11 @@ impl Bed {
         };
         let store = Store::open(&url).await.expect("the store opens");
         store.db.migrate().await.expect("the schema is made");
-        Self { store, clock: AtomicU64::new(0), file }
+        Self {
+            store,
+            clock: AtomicU64::new(0),
+            file,
+        }
     }
 
     /// Every call is a second later.
@@ -68,17 +72,32 @@ impl Bed {
     pub async fn request_as(&self, tenant: &TenantId, session: Option<SessionId>, input: &str) -> RunId {
         let run_id = RunId(Uuid::from_u128(unique()));
         let session_id = session.unwrap_or_else(|| self.session());
-        let tool = |name: &str, retry_safe| AgentTool { name: name.into(), retry_safe };
+        let tool = |name: &str, retry_safe| AgentTool {
+            name: name.into(),
+            retry_safe,
+        };
         let request = Request {
             now: self.now(),
-            agent: AgentRef { name: "assistant".into(), version: "1".into() },
+            agent: AgentRef {
+                name: "assistant".into(),
+                version: "1".into(),
+            },
             model: "small".into(),
             server_tools: vec![tool("clock", true), tool("pay", false)],
-            client_tools: vec![ToolSpec { name: "ask".into(), description: String::new(), parameters: serde_json::json!({}) }],
+            client_tools: vec![ToolSpec {
+                name: "ask".into(),
+                description: String::new(),
+                parameters: serde_json::json!({}),
+            }],
             limits: Limits::default(),
             session_id,
             continues_session: session.is_some(),
-            input: vec![Message::System { content: "Be brief.".into() }, Message::user(input)],
+            input: vec![
+                Message::System {
+                    content: "Be brief.".into(),
+                },
+                Message::user(input),
+            ],
             metadata: serde_json::Value::Null,
             idempotency_key: None,
         };
@@ -113,13 +132,23 @@ impl Bed {
 
     /// Carries a command out on the run as it stands.
     pub async fn command(&self, run_id: RunId, command: Command, lease: Lease) {
-        let mut loaded = self.store.reader.load(run_id).await.expect("the run loads").expect("the run exists");
+        let mut loaded = self
+            .store
+            .reader
+            .load(run_id)
+            .await
+            .expect("the run loads")
+            .expect("the run exists");
         let events = decide(&loaded.run, command).expect("the run takes the command");
         for event in &events {
             loaded.run = std::mem::take(&mut loaded.run).evolve(event);
         }
         let status = loaded.run.status();
-        let lease = if status.is_terminal() { Lease::Release { due_in: None } } else { lease };
+        let lease = if status.is_terminal() {
+            Lease::Release { due_in: None }
+        } else {
+            lease
+        };
         let append = Append {
             run_id,
             tenant: loaded.head.tenant.clone(),
@@ -135,26 +164,79 @@ impl Bed {
             idempotency: None,
             patience: PATIENCE,
         };
-        let outcome = self.store.appender.append(append).await.expect("the store takes events");
+        let outcome = self
+            .store
+            .appender
+            .append(append)
+            .await
+            .expect("the store takes events");
         assert!(matches!(outcome, Outcome::Appended(_)), "{outcome:?}");
     }
 
     pub async fn claim(&self, run_id: RunId) {
-        let epoch = self.store.reader.head(run_id).await.expect("a head").expect("the run exists").epoch + 1;
-        let command = Command::Advance { now: self.now(), worker: "w1".into(), epoch, context: None };
-        let lease = Lease::Claim { owner: "w1".into(), ttl: Duration::from_secs(30) };
+        let epoch = self
+            .store
+            .reader
+            .head(run_id)
+            .await
+            .expect("a head")
+            .expect("the run exists")
+            .epoch
+            + 1;
+        let command = Command::Advance {
+            now: self.now(),
+            worker: "w1".into(),
+            epoch,
+            context: None,
+        };
+        let lease = Lease::Claim {
+            owner: "w1".into(),
+            ttl: Duration::from_secs(30),
+        };
         self.command(run_id, command, lease).await;
     }
 
     pub async fn reply(&self, run_id: RunId, step: u32, text: &str, tool_calls: Vec<ToolCall>) {
-        let usage = Usage { input_tokens: 10, output_tokens: 5, cost_microusd: 7 };
-        let reply = ModelReply { text: text.into(), tool_calls, usage, model: "small-2026".into(), ..Default::default() };
-        self.command(run_id, Command::RecordReply { now: self.now(), step, attempt: 1, reply }, Lease::Keep).await;
+        let usage = Usage {
+            input_tokens: 10,
+            output_tokens: 5,
+            cost_microusd: 7,
+        };
+        let reply = ModelReply {
+            text: text.into(),
+            tool_calls,
+            usage,
+            model: "small-2026".into(),
+            ..Default::default()
+        };
+        self.command(
+            run_id,
+            Command::RecordReply {
+                now: self.now(),
+                step,
+                attempt: 1,
+                reply,
+            },
+            Lease::Keep,
+        )
+        .await;
     }
 
     pub async fn tool_result(&self, run_id: RunId, id: &str, outcome: Result<String, String>) {
-        let results = vec![ToolResult { tool_call_id: id.into(), outcome, duration_ms: 3 }];
-        self.command(run_id, Command::RecordToolResults { now: self.now(), results }, Lease::Keep).await;
+        let results = vec![ToolResult {
+            tool_call_id: id.into(),
+            outcome,
+            duration_ms: 3,
+        }];
+        self.command(
+            run_id,
+            Command::RecordToolResults {
+                now: self.now(),
+                results,
+            },
+            Lease::Keep,
+        )
+        .await;
     }
 
     /// Two model calls and a tool call between them: twelve events.
@@ -166,7 +248,8 @@ impl Bed {
 
     pub async fn finish(&self, run_id: RunId) {
         self.claim(run_id).await;
-        self.reply(run_id, 1, "", vec![call("c1", "clock"), call("c2", "pay")]).await;
+        self.reply(run_id, 1, "", vec![call("c1", "clock"), call("c2", "pay")])
+            .await;
         self.tool_result(run_id, "c1", Ok("noon".into())).await;
         self.tool_result(run_id, "c2", Err("no money".into())).await;
         self.reply(run_id, 2, "It is noon.", vec![]).await;
@@ -204,8 +287,17 @@ impl Bed {
         self.command(failed, failure(self.now(), None), Lease::Keep).await;
         let cancelled = self.request(None, "stop").await;
         self.claim(cancelled).await;
-        self.command(cancelled, Command::Cancel { now: self.now(), reason: None }, Lease::Keep).await;
-        self.command(cancelled, Command::ConfirmCancel { now: self.now() }, Lease::Keep).await;
+        self.command(
+            cancelled,
+            Command::Cancel {
+                now: self.now(),
+                reason: None,
+            },
+            Lease::Keep,
+        )
+        .await;
+        self.command(cancelled, Command::ConfirmCancel { now: self.now() }, Lease::Keep)
+            .await;
         let other: TenantId = "acme".parse().expect("a tenant");
         let large = self.request_as(&other, None, &"large ".repeat(20_000)).await;
         self.finish(large).await;
@@ -222,7 +314,11 @@ impl Bed {
             metadata: "{}".into(),
             created_at: self.now(),
         };
-        self.store.reader.create_session(&created, None).await.expect("a session");
+        self.store
+            .reader
+            .create_session(&created, None)
+            .await
+            .expect("a session");
         self.request(Some(session), input).await
     }
 
@@ -232,13 +328,19 @@ impl Bed {
     }
 
     pub async fn project_with(&self, projections: Vec<&'static dyn Projection>) {
-        let projector =
-            Projector::of(self.store.db.clone(), self.store.reader.clone(), Health::default(), projections);
+        let projector = Projector::of(
+            self.store.db.clone(),
+            self.store.reader.clone(),
+            Health::default(),
+            projections,
+        );
         let stop = CancellationToken::new();
         let running = tokio::spawn(projector.run(stop.clone()));
         let end = self.store.reader.log_end().await.expect("the end of the log");
         // The tables may not be there yet.
-        steadfast_projections::create_tables(&self.store.db).await.expect("the tables are made");
+        steadfast_projections::create_tables(&self.store.db)
+            .await
+            .expect("the tables are made");
         let there = self.reads().wait_for(end).await.expect("the checkpoints read");
         stop.cancel();
         running.await.expect("the projector stops");
@@ -250,24 +352,44 @@ impl Bed {
     }
 
     pub async fn check(&self) -> CheckReport {
-        check(&self.store.db, &self.store.reader, Options::default()).await.expect("the check can be done")
+        check(&self.store.db, &self.store.reader, Options::default())
+            .await
+            .expect("the check can be done")
     }
 
     /// Every row of the read models, as text.
     pub async fn rows(&self) -> Vec<String> {
-        let tables = [("run_list", 4), ("messages", 3), ("session_list", 2), ("usage", 4)];
+        const TABLES: [(&str, &str); 4] = [
+            (
+                "run_list",
+                "run_id, tenant_id || '|' || status || '|' || agent || '|' || input || '|' || coalesce(output, '-') || \
+                 '|' || coalesce(error_code, '-') || '|' || input_tokens || '|' || output_tokens || '|' || \
+                 cost_microusd || '|' || cast(created_at as text) || '|' || coalesce(cast(ended_at as text), '-') || \
+                 '|' || version || '|' || coalesce(fold, '-') as text",
+            ),
+            (
+                "messages",
+                "run_id, tenant_id || '|' || version || '|' || idx || '|' || message || '|' || cast(time as text) as text",
+            ),
+            (
+                "session_list",
+                "session_id as run_id, tenant_id || '|' || runs || '|' || messages || '|' || \
+                 cast(updated_at as text) as text",
+            ),
+            (
+                "usage",
+                "tenant_id || '|' || day || '|' || agent || '|' || model || '|' || model_calls || '|' || \
+                 orphaned_calls || '|' || input_tokens || '|' || output_tokens || '|' || cost_microusd as text",
+            ),
+        ];
         let mut all = Vec::new();
-        for (table, _) in tables {
-            let columns = match table {
-                "run_list" => "run_id, status || '|' || agent || '|' || input || '|' || coalesce(output, '-') || '|' || \
-                               coalesce(error_code, '-') || '|' || input_tokens || '|' || output_tokens || '|' || \
-                               cost_microusd || '|' || version || '|' || coalesce(fold, '-') as text",
-                "messages" => "run_id, version || '|' || idx || '|' || message as text",
-                "session_list" => "session_id as run_id, runs || '|' || messages as text",
-                _ => "tenant_id || '|' || day || '|' || agent || '|' || model || '|' || model_calls || '|' || \
-                      orphaned_calls || '|' || input_tokens || '|' || output_tokens || '|' || cost_microusd as text",
-            };
-            let rows = self.store.db.fetch(&format!("select {columns} from {table}"), &[]).await.expect("rows");
+        for (table, columns) in TABLES {
+            let rows = self
+                .store
+                .db
+                .fetch(&format!("select {columns} from {table}"), &[])
+                .await
+                .expect("rows");
             let mut lines: Vec<String> = (rows.iter())
                 .map(|row| {
                     let id = row.get::<Uuid>("run_id").map(|id| id.to_string()).unwrap_or_default();
@@ -297,21 +419,36 @@ impl Drop for Bed {
     }
 }
 
+/// Its name says when it was made, so that the services script can drop what tests left behind.
 async fn fresh_database(server: &str) -> String {
-    let name = format!("projections_{:x}", unique());
     let root = steadfast::store::Db::connect(server).await.expect("the server answers");
-    root.execute(&format!("create database {name}"), &[]).await.expect("a database of our own");
+    let now = "select cast(extract(epoch from now()) as bigint) as seconds";
+    let seconds: i64 = root.fetch(now, &[]).await.expect("the time")[0]
+        .get("seconds")
+        .expect("seconds");
+    let name = format!("t_{seconds}_projections_{:x}", unique());
+    root.execute(&format!("create database {name}"), &[])
+        .await
+        .expect("a database of our own");
     root.close().await;
     let (base, _) = server.rsplit_once('/').expect("DATABASE_URL ends in a database");
     format!("{base}/{name}")
 }
 
 pub fn call(id: &str, name: &str) -> ToolCall {
-    ToolCall { id: id.into(), name: name.into(), arguments: "{}".into() }
+    ToolCall {
+        id: id.into(),
+        name: name.into(),
+        arguments: "{}".into(),
+    }
 }
 
 /// An id as SQL of either database writes it.
 pub fn sql_id(bed: &Bed, run_id: RunId) -> String {
     let hex = run_id.0.simple();
-    if bed.store.db.is_postgres() { format!("'{hex}'::uuid") } else { format!("x'{hex}'") }
+    if bed.store.db.is_postgres() {
+        format!("'{hex}'::uuid")
+    } else {
+        format!("x'{hex}'")
+    }
 }

@@ -3,6 +3,7 @@
 
 mod bed;
 mod checking;
+mod measuring;
 mod projecting;
 mod reading;
 mod rebuilding;

@@ -32,7 +32,9 @@ async fn two_projectors_apply_every_event_once() {
         bed.furnish().await;
     }
     let end = bed.store.reader.log_end().await.expect("the end of the log");
-    steadfast_projections::create_tables(&bed.store.db).await.expect("tables");
+    steadfast_projections::create_tables(&bed.store.db)
+        .await
+        .expect("tables");
     assert!(bed.reads().wait_for(end).await.expect("checkpoints"));
     stop.cancel();
     for projector in projectors {
@@ -47,7 +49,9 @@ async fn two_projectors_apply_every_event_once() {
 async fn a_run_followed_event_by_event_ends_as_one_read_at_once() {
     let (slow, fast) = (Bed::new().await, Bed::new().await);
     let shown = |rows: Vec<String>| -> Vec<String> {
-        rows.into_iter().map(|row| row.split_once(' ').map_or(row.clone(), |(_, rest)| rest[36..].into())).collect()
+        rows.into_iter()
+            .map(|row| row.split_once(' ').map_or(row.clone(), |(_, rest)| rest[36..].into()))
+            .collect()
     };
     for (bed, often) in [(&slow, true), (&fast, false)] {
         let run_id = bed.request(None, "step by step").await;
@@ -57,7 +61,15 @@ async fn a_run_followed_event_by_event_ends_as_one_read_at_once() {
             }
             match step {
                 0 => bed.claim(run_id).await,
-                1 => bed.reply(run_id, 1, "", vec![crate::bed::call("c1", "clock"), crate::bed::call("c2", "pay")]).await,
+                1 => {
+                    bed.reply(
+                        run_id,
+                        1,
+                        "",
+                        vec![crate::bed::call("c1", "clock"), crate::bed::call("c2", "pay")],
+                    )
+                    .await
+                }
                 2 => bed.tool_result(run_id, "c1", Ok("noon".into())).await,
                 3 => bed.tool_result(run_id, "c2", Err("no money".into())).await,
                 _ => bed.reply(run_id, 2, "It is noon.", vec![]).await,
@@ -74,19 +86,33 @@ async fn a_run_followed_event_by_event_ends_as_one_read_at_once() {
 async fn an_event_that_does_not_read_stops_the_projections_there_and_is_named() {
     let bed = Bed::new().await;
     let runs = bed.furnish().await;
-    bed.sabotage(&format!("update events set schema = 99 where run_id = {} and version = 3", sql_id(&bed, runs[1]))).await;
+    bed.sabotage(&format!(
+        "update events set schema = 99 where run_id = {} and version = 3",
+        sql_id(&bed, runs[1])
+    ))
+    .await;
     let health = Health::default();
     let stop = CancellationToken::new();
     let projector = Projector::new(bed.store.db.clone(), bed.store.reader.clone(), health.clone());
     let running = tokio::spawn(projector.run(stop.clone()));
     let trouble = wait_for_trouble(&health).await;
-    assert!(trouble.contains(&runs[1].to_string()) && trouble.contains("version 3"), "{trouble}");
+    assert!(
+        trouble.contains(&runs[1].to_string()) && trouble.contains("version 3"),
+        "{trouble}"
+    );
     let end = bed.store.reader.log_end().await.expect("the end of the log");
-    assert!(!bed.reads().wait_for(end).await.expect("checkpoints"), "an event was skipped");
+    assert!(
+        !bed.reads().wait_for(end).await.expect("checkpoints"),
+        "an event was skipped"
+    );
     stop.cancel();
     running.await.expect("it stops");
     // Readable again, it goes on, and nothing is missing.
-    bed.sabotage(&format!("update events set schema = 1 where run_id = {} and version = 3", sql_id(&bed, runs[1]))).await;
+    bed.sabotage(&format!(
+        "update events set schema = 1 where run_id = {} and version = 3",
+        sql_id(&bed, runs[1])
+    ))
+    .await;
     bed.project().await;
     assert!(bed.check().await.ok);
 }
@@ -106,7 +132,12 @@ async fn a_projection_that_fails_is_left_behind_and_the_others_go_on() {
             1
         }
         fn tables(&self) -> &'static [Table] {
-            &[Table { name: "picky", columns: "version bigint not null, run_id uuid not null", primary_key: "run_id, version", indexes: &[] }]
+            &[Table {
+                name: "picky",
+                columns: "version bigint not null, run_id uuid not null",
+                primary_key: "run_id, version",
+                indexes: &[],
+            }]
         }
         async fn apply(&self, tx: &mut Tx, names: Names, batch: &[Entry]) -> Result<(), Error> {
             for entry in batch {
@@ -127,24 +158,59 @@ async fn a_projection_that_fails_is_left_behind_and_the_others_go_on() {
     let stop = CancellationToken::new();
     let mut projections = steadfast_projections::models::all();
     projections.push(&Picky);
-    let projector = Projector::of(bed.store.db.clone(), bed.store.reader.clone(), health.clone(), projections.clone());
+    let projector = Projector::of(
+        bed.store.db.clone(),
+        bed.store.reader.clone(),
+        health.clone(),
+        projections.clone(),
+    );
     let running = tokio::spawn(projector.run(stop.clone()));
     let trouble = wait_for_trouble(&health).await;
-    assert!(trouble.contains(&format!("{run_id}, version 4")) && trouble.contains("no replies"), "{trouble}");
+    assert!(
+        trouble.contains(&format!("{run_id}, version 4")) && trouble.contains("no replies"),
+        "{trouble}"
+    );
     let end = bed.store.reader.log_end().await.expect("the end of the log");
-    assert!(bed.reads().wait_for(end).await.expect("checkpoints"), "the others did not go on");
+    assert!(
+        bed.reads().wait_for(end).await.expect("checkpoints"),
+        "the others did not go on"
+    );
     stop.cancel();
     running.await.expect("it stops");
-    let count = bed.store.db.fetch("select count(*) as n from picky", &[]).await.expect("rows")[0].count("n");
-    assert_eq!(count.expect("a count"), 3, "everything before the event it refused was applied, nothing after");
+    let count = bed
+        .store
+        .db
+        .fetch("select count(*) as n from picky", &[])
+        .await
+        .expect("rows")[0]
+        .count("n");
+    assert_eq!(
+        count.expect("a count"),
+        3,
+        "everything before the event it refused was applied, nothing after"
+    );
     REFUSES.store(false, Ordering::SeqCst);
     let stop = CancellationToken::new();
     let health = Health::default();
     let projector = Projector::of(bed.store.db.clone(), bed.store.reader.clone(), health, projections);
     let running = tokio::spawn(projector.run(stop.clone()));
-    let all = bed.store.reader.head(run_id).await.expect("a head").expect("the run").version;
+    let all = bed
+        .store
+        .reader
+        .head(run_id)
+        .await
+        .expect("a head")
+        .expect("the run")
+        .version;
     wait_until(async || {
-        bed.store.db.fetch("select count(*) as n from picky", &[]).await.expect("rows")[0].count("n").expect("n") == all
+        bed.store
+            .db
+            .fetch("select count(*) as n from picky", &[])
+            .await
+            .expect("rows")[0]
+            .count("n")
+            .expect("n")
+            == all
     })
     .await;
     stop.cancel();
@@ -164,9 +230,18 @@ async fn tables_that_were_deleted_come_back_from_the_log() {
 }
 
 async fn wait_for_trouble(health: &Health) -> String {
-    let found = async || health.report().iter().any(|part| part.trouble.as_ref().is_some_and(|t| t.contains("stopped at")));
+    let found = async || {
+        health
+            .report()
+            .iter()
+            .any(|part| part.trouble.as_ref().is_some_and(|t| t.contains("stopped at")))
+    };
     wait_until(found).await;
-    health.report().iter().find_map(|part| part.trouble.clone()).unwrap_or_default()
+    health
+        .report()
+        .iter()
+        .find_map(|part| part.trouble.clone())
+        .unwrap_or_default()
 }
 
 /// Looks until it is so; gives up after ten seconds.
@@ -176,5 +251,7 @@ pub async fn wait_until(holds: impl AsyncFn() -> bool) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), looking).await.expect("it becomes so within ten seconds");
+    tokio::time::timeout(std::time::Duration::from_secs(10), looking)
+        .await
+        .expect("it becomes so within ten seconds");
 }

@@ -29,8 +29,11 @@ async fn rebuilt_tables_equal_those_that_followed_the_log() {
         // Twice: the second finds the names the first left.
         for _ in 0..2 {
             let mut heard = 0;
-            let applied =
-                rebuild(&bed.store.db, &bed.store.reader, projection.name(), |events| heard = events).await.expect("rebuilt");
+            let applied = rebuild(&bed.store.db, &bed.store.reader, projection.name(), |events| {
+                heard = events
+            })
+            .await
+            .expect("rebuilt");
             assert!(applied > 100 && heard == applied, "{applied} events, {heard} heard of");
             assert_eq!(bed.rows().await, before);
         }
@@ -40,8 +43,36 @@ async fn rebuilt_tables_equal_those_that_followed_the_log() {
     bed.project().await;
     let report = bed.check().await;
     assert!(report.ok, "{report:#?}");
-    let error = rebuild(&bed.store.db, &bed.store.reader, "rub_list", |_| {}).await.expect_err("no such projection");
+    let error = rebuild(&bed.store.db, &bed.store.reader, "rub_list", |_| {})
+        .await
+        .expect_err("no such projection");
     assert!(error.to_string().contains("run_list, sessions, usage"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_of_many_pages_is_followed_and_rebuilt_whole() {
+    const CALLERS: usize = 30;
+    const EACH: usize = 40;
+    let bed = std::sync::Arc::new(Bed::new().await);
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..CALLERS {
+        let bed = bed.clone();
+        callers.spawn(async move {
+            for _ in 0..EACH {
+                bed.request(None, "one of many").await;
+            }
+        });
+    }
+    callers.join_all().await;
+    bed.project().await;
+    let before = bed.rows().await;
+    let applied = rebuild(&bed.store.db, &bed.store.reader, "run_list", |_| {})
+        .await
+        .expect("rebuilt");
+    assert_eq!(applied, (CALLERS * EACH) as u64);
+    assert_eq!(bed.rows().await, before);
+    let report = bed.check().await;
+    assert!(report.ok && report.runs == applied, "{report:#?}");
 }
 
 #[tokio::test]
@@ -52,7 +83,9 @@ async fn a_rebuild_repairs_what_was_damaged() {
     let before = bed.rows().await;
     bed.sabotage("delete from messages where version > 1").await;
     assert!(!bed.check().await.ok);
-    rebuild(&bed.store.db, &bed.store.reader, "sessions", |_| {}).await.expect("rebuilt");
+    rebuild(&bed.store.db, &bed.store.reader, "sessions", |_| {})
+        .await
+        .expect("rebuilt");
     assert_eq!(bed.rows().await, before);
 }
 
@@ -80,7 +113,9 @@ async fn a_rebuild_killed_anywhere_is_finished_by_the_next() {
             break;
         }
     }
-    rebuild(&bed.store.db, &bed.store.reader, "run_list", |_| {}).await.expect("rebuilt");
+    rebuild(&bed.store.db, &bed.store.reader, "run_list", |_| {})
+        .await
+        .expect("rebuilt");
     assert_eq!(bed.rows().await, before);
     assert!(bed.check().await.ok);
 }
@@ -96,7 +131,9 @@ async fn a_rebuild_beside_a_live_projector_loses_nothing() {
     let rebuilding = async {
         for _ in 0..3 {
             for projection in models::all() {
-                rebuild(&bed.store.db, &bed.store.reader, projection.name(), |_| {}).await.expect("rebuilt");
+                rebuild(&bed.store.db, &bed.store.reader, projection.name(), |_| {})
+                    .await
+                    .expect("rebuilt");
             }
         }
     };
@@ -158,11 +195,18 @@ async fn a_new_version_builds_its_tables_anew_and_an_old_build_leaves_them_alone
     let projector = Projector::new(bed.store.db.clone(), bed.store.reader.clone(), health.clone());
     let running = tokio::spawn(projector.run(stop.clone()));
     crate::projecting::wait_until(async || {
-        health.report().iter().any(|part| part.trouble.as_ref().is_some_and(|trouble| trouble.contains("newer build")))
+        health.report().iter().any(|part| {
+            part.trouble
+                .as_ref()
+                .is_some_and(|trouble| trouble.contains("newer build"))
+        })
     })
     .await;
     stop.cancel();
     running.await.expect("it stops");
     let report = bed.check().await;
-    assert!(report.not_checked.iter().any(|what| what.contains("run_list")), "{report:#?}");
+    assert!(
+        report.not_checked.iter().any(|what| what.contains("run_list")),
+        "{report:#?}"
+    );
 }
