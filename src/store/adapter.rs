@@ -55,6 +55,16 @@ impl Adapter {
         }
     }
 
+    /// Ends a subquery that names the heads an update will lock: in the appends' order, so that neither waits for the
+    /// other in a circle.
+    fn in_lock_order(&self) -> &'static str {
+        if self.db.is_postgres() {
+            "order by run_id for update"
+        } else {
+            ""
+        }
+    }
+
     /// Puts payloads back that are kept by content.
     async fn whole(&self, mut events: Vec<StoredEvent>) -> Result<Vec<StoredEvent>, Error> {
         for event in &mut events {
@@ -294,9 +304,11 @@ impl Backend for Adapter {
         // Also after its end, as long as nobody else has claimed the run: the epoch says so.
         let sql = format!(
             "update runs set lease_until = {until}, due_at = {until}
-             where lease_owner = $1 and ({which}) returning run_id",
+             where run_id in (select run_id from runs where lease_owner = $1 and ({which}) {in_lock_order})
+             returning run_id",
             until = self.now_plus(&ms.to_string()),
             which = which.join(" or "),
+            in_lock_order = self.in_lock_order(),
         );
         let rows = self.db.fetch_writing(&sql, &args).await?;
         rows.iter().map(|row| Ok(RunId(row.get("run_id")?))).collect()
@@ -312,8 +324,8 @@ impl Backend for Adapter {
         };
         let pause = format!("{least}({most}, {first} * (1 << cast({least}(dispatches, 12) as integer)))");
         let sql = format!(
-            "update runs set due_at = {later}, dispatches = dispatches + 1
-             where run_id in (
+            // Materialized: a join that ran the locking query twice would take more than was asked.
+            "with overdue as materialized (
                  select d.run_id from runs d
                  where d.due_at <= {now}
                    and (d.session_seq = 1
@@ -321,6 +333,8 @@ impl Backend for Adapter {
                                        where o.session_id = d.session_id and o.session_seq < d.session_seq
                                          and o.status in ('queued', 'running', 'waiting')))
                  order by d.due_at limit $1 {skip})
+             update runs set due_at = {later}, dispatches = dispatches + 1
+             where run_id in (select run_id from overdue)
              returning run_id, tenant_id, version, dispatches",
             later = self.now_plus(&pause),
             now = self.now(),
@@ -339,14 +353,17 @@ impl Backend for Adapter {
     }
 
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error> {
-        let now = self.now();
+        let (now, in_lock_order) = (self.now(), self.in_lock_order());
         let sql = format!(
-            "update runs set due_at = {now}, dispatches = dispatches + 1 where status = 'queued' and due_at > {now}"
+            "update runs set due_at = {now}, dispatches = dispatches + 1
+             where run_id in (select run_id from runs where status = 'queued' and due_at > {now} {in_lock_order})"
         );
         let mut made = self.db.execute(&sql, &[]).await?;
         if let Some(owner) = dead_owner {
             let sql = format!(
-                "update runs set lease_until = {now}, due_at = {now} where lease_owner = $1 and lease_until > {now}"
+                "update runs set lease_until = {now}, due_at = {now}
+                 where run_id in (select run_id from runs
+                                  where lease_owner = $1 and lease_until > {now} {in_lock_order})"
             );
             made += self.db.execute(&sql, &[owner.into()]).await?;
         }

@@ -170,10 +170,10 @@ async fn write(backend: &dyn Backend, batch: &mut Vec<Job>) -> Result<(), Error>
     match verdicts {
         Ok(verdicts) => {
             for ((prepared, (reply, give_up, unsure)), verdict) in jobs.zip(verdicts) {
-                if unsure && verdict == Outcome::Conflict {
-                    // Our own first try may be what it conflicts with.
+                if unsure && !matches!(verdict, Outcome::Appended(_)) {
+                    // Our own first try may be what it conflicts with, or what used its key.
                     match backend.was_appended(&prepared).await {
-                        Ok(found) => drop(reply.send(Ok(found.unwrap_or(Outcome::Conflict)))),
+                        Ok(found) => drop(reply.send(Ok(found.unwrap_or(verdict)))),
                         Err(_) => batch.push(Job {
                             prepared,
                             reply,

@@ -93,6 +93,11 @@ impl EventStore<Run> for RunStore {
                 (TenantId::default(), 0, GENESIS, Some(accept))
             }
         };
+        let lease = if run.outcome.is_some() {
+            Lease::Release { due_in: None }
+        } else {
+            Lease::Keep
+        };
         let append = Append {
             run_id: context.run_id,
             tenant,
@@ -103,7 +108,7 @@ impl EventStore<Run> for RunStore {
             status: run.status(),
             usage: run.usage,
             events,
-            lease: Lease::Keep,
+            lease,
             accept,
             idempotency: None,
             patience: std::time::Duration::from_secs(5),

@@ -22,7 +22,10 @@ impl Loaded {
         for event in events {
             self.run = std::mem::take(&mut self.run).evolve(event);
         }
-        (self.head.version, self.hash) = appended.head();
+        // Letting go of a lease needs no fact, and moves nothing.
+        if !appended.events.is_empty() {
+            (self.head.version, self.hash) = appended.head();
+        }
         self.head.epoch = appended.epoch;
         self.head.hash = self.hash;
         self.head.status = self.run.status();
@@ -42,6 +45,8 @@ impl Reader {
             // A snapshot that does not read is as good as none: the log is the truth.
             && let Ok(state) = serde_json::from_str::<Run>(&snapshot.state)
             && state.version == snapshot.version
+            // Nor is one of a log that was since restored to an earlier day.
+            && snapshot.version <= head.version
         {
             (run, hash) = (state, snapshot.hash);
         }
@@ -81,22 +86,28 @@ impl Reader {
             let page = self.events(loaded.head.run_id, loaded.run.version, PAGE).await?;
             for stored in &page {
                 if stored.version != loaded.run.version + 1 {
-                    let reason = format!("expected version {}; the log has a hole", loaded.run.version + 1);
-                    return Err(Error::Corrupt {
-                        run_id: stored.run_id,
-                        version: stored.version,
-                        reason,
-                    });
+                    return Err(hole(loaded, stored.version));
                 }
                 loaded.run = std::mem::take(&mut loaded.run).evolve(&stored.decode()?);
                 loaded.hash = stored.hash;
             }
             if page.len() < PAGE as usize {
-                // The events may be newer than the head that was read before them.
+                // The events may be newer than the head that was read before them, never older.
+                if loaded.run.version < loaded.head.version {
+                    return Err(hole(loaded, loaded.head.version));
+                }
                 loaded.head.version = loaded.head.version.max(loaded.run.version);
                 loaded.head.hash = loaded.hash;
                 return Ok(());
             }
         }
+    }
+}
+
+fn hole(loaded: &Loaded, found: u64) -> Error {
+    Error::Corrupt {
+        run_id: loaded.head.run_id,
+        version: found,
+        reason: format!("expected version {}; the log has a hole", loaded.run.version + 1),
     }
 }

@@ -35,6 +35,7 @@ with input as (
     where i.key is not null
       and (i.new_session or exists (select 1 from sessions s
                                     where s.session_id = i.session_id and s.tenant_id = i.tenant_id))
+    order by i.tenant_id, i.key
     on conflict do nothing
     returning tenant_id, key
 ), admitted as (
@@ -45,10 +46,17 @@ with input as (
     select a.session_id, a.tenant_id, 1, '{}', a.time from admitted a where a.new_session
     on conflict do nothing
     returning session_id, last_seq
-), continued as (
+), entered as (
     -- The row lock gives the runs of a session their order: a lower number is always visible to a higher one.
-    update sessions s set last_seq = s.last_seq + 1 from admitted a
-    where not a.new_session and s.session_id = a.session_id and s.tenant_id = a.tenant_id
+    -- Taken in one order by every gateway, so two of them never wait for each other in a circle.
+    select s.session_id from admitted a
+    join sessions s on s.session_id = a.session_id and s.tenant_id = a.tenant_id
+    where not a.new_session
+    order by s.session_id
+    for update of s
+), continued as (
+    update sessions s set last_seq = s.last_seq + 1 from entered e
+    where s.session_id = e.session_id
     returning s.session_id, s.last_seq
 ), placed as (
     insert into runs (run_id, tenant_id, session_id, session_seq, agent, status, version, epoch, hash, due_at,

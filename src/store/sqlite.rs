@@ -18,7 +18,7 @@ pub struct Writer {
 const ACCEPT_SESSIONS: &str = "
 insert into sessions (session_id, tenant_id, last_seq, metadata, created_at)
 select unhex(value ->> 'session_id'), value ->> 'tenant', 1, '{}', value ->> 'time'
-from json_each($1) where value ->> 'new_session'";
+from json_each($1) where value ->> 'new_session' on conflict do nothing";
 
 const CONTINUE_SESSIONS: &str = "
 update sessions set last_seq = last_seq + 1 from json_each($1) i
