@@ -6,7 +6,6 @@
 //! A call is made once. Whether and when it is made again is decided by [`RetryPolicy`], which is pure, and recorded
 //! by the run; nothing in here repeats a request by itself.
 
-mod clock;
 pub(crate) mod http;
 mod openai;
 mod resolve;

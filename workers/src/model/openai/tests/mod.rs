@@ -3,6 +3,7 @@
 
 mod assembly;
 mod faults;
+mod options;
 mod stream;
 
 use std::{net::SocketAddr, time::Duration};

@@ -1,0 +1,114 @@
+//! An answer as bytes: how it leaves async-openai, and the events in it.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use eventsource_stream::{EventStream, EventStreamError};
+use futures::{Stream, StreamExt};
+use reqwest::{Response, header::CONTENT_TYPE};
+
+use super::super::{ErrorClass, ModelError};
+use super::fault;
+
+/// What is read of one answer at the most, framing included.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The answer on its way out of async-openai: an error is what its executor may end with without reading the body.
+pub struct HandedOut(pub Mutex<Option<Result<Response, reqwest::Error>>>);
+
+impl HandedOut {
+    pub fn take(&self) -> Option<Result<Response, reqwest::Error>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for HandedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for HandedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an answer handed out")
+    }
+}
+
+impl std::error::Error for HandedOut {}
+
+pub enum Kind {
+    Stream,
+    /// A server that does not stream although it was asked to.
+    Whole,
+    Page,
+}
+
+pub fn kind(answer: &Response) -> Kind {
+    let header = answer
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    match header.split(';').next().unwrap_or_default().trim() {
+        "application/json" => Kind::Whole,
+        "text/html" => Kind::Page,
+        _ => Kind::Stream,
+    }
+}
+
+/// The data of each event, an error event included: its data is an error object.
+pub fn events(answer: Response) -> impl Stream<Item = Result<String, ModelError>> + Send {
+    let malformed = |message: &str| ModelError::new(ErrorClass::Malformed, message);
+    EventStream::new(bounded(answer, ANSWER_BYTES_MAX)).map(move |event| match event {
+        Ok(event) if event.event == "error" && !event.data.contains("\"error\"") => {
+            Ok(format!("{{\"error\":{}}}", event.data))
+        }
+        Ok(event) => Ok(event.data),
+        Err(EventStreamError::Transport(error)) => Err(error),
+        Err(EventStreamError::Utf8(_)) => Err(malformed("the model's answer is not UTF-8")),
+        Err(EventStreamError::Parser(_)) => Err(malformed("the model's answer is not a stream of events")),
+    })
+}
+
+/// An answer that came in one piece, as if it were the only event of a stream that then ends well.
+pub fn whole(answer: Response) -> impl Stream<Item = Result<String, ModelError>> + Send {
+    let body = async move {
+        let mut bytes = Vec::new();
+        let mut chunks = std::pin::pin!(bounded(answer, ANSWER_BYTES_MAX));
+        while let Some(chunk) = chunks.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        String::from_utf8(bytes).map_err(|_| ModelError::new(ErrorClass::Malformed, "the model's answer is not UTF-8"))
+    };
+    futures::stream::once(body).chain(futures::stream::once(async { Ok("[DONE]".into()) }))
+}
+
+fn bounded(answer: Response, bytes_max: usize) -> impl Stream<Item = Result<bytes::Bytes, ModelError>> + Send {
+    let mut read = 0;
+    answer.bytes_stream().map(move |chunk| {
+        let chunk = chunk.map_err(|e| fault::of_connection(&e))?;
+        read += chunk.len();
+        if read > bytes_max {
+            return Err(ModelError::new(
+                ErrorClass::Malformed,
+                format!("the provider's answer has more than {bytes_max} bytes"),
+            ));
+        }
+        Ok(chunk)
+    })
+}
+
+/// As much of a body as can be had.
+pub async fn read(answer: Response, bytes_max: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    let mut chunks = std::pin::pin!(answer.bytes_stream());
+    while let Some(Ok(chunk)) = chunks.next().await {
+        body.extend_from_slice(&chunk[..chunk.len().min(bytes_max - body.len())]);
+        if body.len() >= bytes_max {
+            break;
+        }
+    }
+    body
+}
