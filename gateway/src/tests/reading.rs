@@ -16,6 +16,8 @@ pub struct Sse {
 pub struct Reading {
     response: Response,
     buffer: Vec<u8>,
+    /// No frame ends before this place in the buffer.
+    searched: usize,
 }
 
 impl Reading {
@@ -28,14 +30,17 @@ impl Reading {
         Self {
             response,
             buffer: Vec::new(),
+            searched: 0,
         }
     }
 
     /// The next frame; `None` at the end.
     pub async fn next(&mut self) -> Option<Sse> {
         loop {
-            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+            let found = self.buffer[self.searched..].windows(2).position(|pair| pair == b"\n\n");
+            if let Some(end) = found.map(|end| self.searched + end) {
                 let frame: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                self.searched = 0;
                 let text = String::from_utf8(frame).expect("text");
                 if text.starts_with(':') {
                     continue;
@@ -52,6 +57,7 @@ impl Reading {
                 assert_eq!(data["type"], event.as_str());
                 return Some(Sse { id, event, data });
             }
+            self.searched = self.buffer.len().saturating_sub(1);
             let chunk = self
                 .response
                 .chunk()
