@@ -37,7 +37,7 @@ async fn a_post_sent_again_answers_the_same_run(stack: &Stack) {
     assert_eq!(again.header("location"), first.header("location"));
     for other in [
         json!({"input": "[[say:twice]]"}),
-        json!({"metadata": {"n": 1}, "input": "[[say:once]]"}),
+        json!({"input": "[[say:once]]", "metadata": {"n": 2}}),
     ] {
         let refused = api.post_with_key("/v1/runs", &key, &other).await.problem(422);
         assert_eq!(refused["code"], "idempotency_key_reused");
