@@ -34,7 +34,7 @@ pub struct Global {
     /// Read settings from this file instead of ./steadfast.toml
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to log: a level, or levels by part [env: STEADFAST_LOG] [default: info]
+    /// What to log: a level, or levels by part [env: STEADFAST_LOG] [default: info for servers, warn for commands]
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
     /// How to log [env: STEADFAST_LOG_FORMAT] [default: text]

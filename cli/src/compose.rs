@@ -163,6 +163,6 @@ pub fn model_in_words(settings: &ModelSettings) -> String {
     };
     match &settings.name {
         Some(name) => format!("{name} (STEADFAST_MODEL) at {place}"),
-        None => format!("what {place} offers first, because STEADFAST_MODEL is not set"),
+        None => format!("the one offered by {place}, because STEADFAST_MODEL is not set"),
     }
 }

@@ -43,7 +43,11 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let settings = Settings::load(cli.global.config.as_deref())?;
-    log::init(&settings.log(cli.global.log.as_deref(), cli.global.log_format)?)?;
+    let server = matches!(
+        cli.command,
+        Command::Dev(_) | Command::Gateway(_) | Command::Worker(_) | Command::Projector(_)
+    );
+    log::init(&settings.log(cli.global.log.as_deref(), cli.global.log_format, !server)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

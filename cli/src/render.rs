@@ -1,5 +1,7 @@
 //! A run's frames on a terminal: what the agent says on stdout, what it does as dim lines on stderr.
 
+use std::io::IsTerminal;
+
 use serde_json::Value;
 
 use crate::{
@@ -23,6 +25,10 @@ pub enum Verdict {
 #[derive(Default)]
 pub struct Screen {
     json: bool,
+    /// A person sees text as it comes, and what is taken back. A pipe gets the text of a step when it is final.
+    live: bool,
+    /// What a pipe has not been given yet.
+    held: String,
     /// Text was written and its line has not been ended.
     line_open: bool,
     pub run_id: Option<String>,
@@ -35,6 +41,7 @@ pub struct Screen {
 struct Shown {
     text: Option<String>,
     ends_line: bool,
+    takes_back: bool,
     note: Option<String>,
     verdict: Option<Verdict>,
 }
@@ -43,6 +50,7 @@ impl Screen {
     pub fn new(json: bool) -> Self {
         Self {
             json,
+            live: std::io::stdout().is_terminal(),
             ..Self::default()
         }
     }
@@ -70,8 +78,14 @@ impl Screen {
             // One line: whatever the server sent is JSON, which escapes line breaks.
             return output::line(&clean(&frame.data));
         }
+        if shown.takes_back {
+            self.held.clear();
+        }
         if let Some(text) = shown.text {
-            output::write(&text)?;
+            self.held += &text;
+        }
+        if (self.live || shown.ends_line) && !self.held.is_empty() {
+            output::write(&std::mem::take(&mut self.held))?;
             self.line_open = true;
         }
         if shown.ends_line || shown.note.is_some() {
@@ -109,7 +123,10 @@ fn shown(kind: &str, frame: &Value) -> Shown {
             ends_line: true,
             ..Shown::default()
         },
-        "step.reset" => note("the step was cut off and starts over".into()),
+        "step.reset" => Shown {
+            takes_back: true,
+            ..note("the step was cut off and starts over".into())
+        },
         "run.requested" => {
             let (run, session) = (text(&frame["run_id"]), text(&data["session_id"]));
             note(format!("{run} of agent {} in {session}", text(&data["agent"]["name"])))

@@ -11,6 +11,9 @@ const SLOTS: RangeInclusive<usize> = 1..=10_000;
 const LEASE_MS: RangeInclusive<u64> = 500..=600_000;
 const DRAIN_SECONDS: RangeInclusive<u64> = 0..=3_600;
 const REPLICAS: RangeInclusive<usize> = 1..=5;
+/// What a server has to say, without the small talk of its libraries.
+const LOG_SERVER: &str = "info,async_nats=warn,sqlx=warn";
+const LOG_QUIET: &str = "warn";
 /// Names that become part of NATS subjects, streams and consumers.
 const WORD_CHARS_MAX: usize = 32;
 
@@ -127,14 +130,16 @@ impl Settings {
         })
     }
 
-    pub fn log(&self, filter: Option<&str>, format: Option<LogFormat>) -> Result<LogSettings, Failure> {
+    /// `quiet` is for commands whose results are what people want to see.
+    pub fn log(&self, filter: Option<&str>, format: Option<LogFormat>, quiet: bool) -> Result<LogSettings, Failure> {
+        let default = if quiet { LOG_QUIET } else { LOG_SERVER };
         let from_env = self.env.parse::<LogFormat>("STEADFAST_LOG_FORMAT", "text or json")?;
         let filter = filter
             .or(self.env.get("STEADFAST_LOG"))
             .or(self.file.log.filter.as_deref());
         let format = format.or(from_env).or(self.file.log.format);
         Ok(LogSettings {
-            filter: filter.unwrap_or("info").into(),
+            filter: filter.unwrap_or(default).into(),
             json: format == Some(LogFormat::Json),
         })
     }

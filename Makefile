@@ -1,0 +1,36 @@
+# Bare `make` lists the targets. Each does all the set-up it needs, and nothing outside this directory but caches.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help dev services test lint bench real-model clean-services
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
+
+dev: ## everything in one process on 127.0.0.1:8080, on SQLite
+	cargo run -- dev
+
+services: ## install and start a private Postgres and NATS on free loopback ports
+	tests/services.sh start
+
+test: ## all tests, with a real Postgres and NATS
+	@echo 'test: starting the services the tests need'
+	@tests/services.sh start
+	@echo 'test: building and running every test of the workspace'
+	@eval "$$(tests/services.sh env)" && cargo test --workspace
+
+lint: ## formatting, clippy, and the dependency rules where cargo-deny is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo 'lint: cargo-deny is not installed; deny.toml was not checked'; fi
+
+bench: ## measure a release build on Postgres and NATS with a scripted model
+	tests/bench.sh
+
+real-model: ## serve a small real model with an OpenAI-compatible API on 127.0.0.1:18400
+	tests/real-model.sh
+
+clean-services: ## stop the private Postgres and NATS and delete their data
+	tests/services.sh stop
+	rm -rf .services
