@@ -20,6 +20,8 @@ pub struct GatewayLimits {
     pub metadata_bytes_max: usize,
     /// Connections of this process; more are told to come back.
     pub connections_max: usize,
+    /// A client must have sent the head of its request by then; an idle connection is closed after as long.
+    pub header_seconds_max: u64,
     /// Event streams open in this process.
     pub streams_max: usize,
     /// Event streams open in this process for one tenant.
@@ -41,6 +43,7 @@ impl Default for GatewayLimits {
             tools_max: 128,
             metadata_bytes_max: 16 * 1024,
             connections_max: 16_384,
+            header_seconds_max: 10,
             streams_max: 10_000,
             streams_per_tenant_max: 5_000,
             stream_seconds_max: 0,
@@ -55,13 +58,15 @@ impl GatewayLimits {
         Duration::from_secs(self.claim_within_seconds)
     }
 
+    pub fn header_read_max(&self) -> Duration {
+        Duration::from_secs(self.header_seconds_max.max(1))
+    }
+
     pub fn stream_age_max(&self) -> Option<Duration> {
         (self.stream_seconds_max > 0).then(|| Duration::from_secs(self.stream_seconds_max))
     }
 }
 
-/// A client must have sent the head of its request by then; an idle connection is closed after as long.
-pub const HEADER_READ_MAX: Duration = Duration::from_secs(10);
 /// A client must have sent its body by then.
 pub const BODY_READ_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.

@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     gateway::Gateway,
-    limits::{DRAIN_MAX, HEAD_BYTES_MAX, HEADER_READ_MAX},
+    limits::{DRAIN_MAX, GatewayLimits, HEAD_BYTES_MAX},
     routes,
 };
 
@@ -40,18 +40,22 @@ pub async fn serve(gateway: Gateway, listener: TcpListener, shutdown: Cancellati
     gateway.health.expect(PART, SILENCE_MAX);
     let probe = tokio::spawn(probe(gateway.clone(), shutdown.clone()));
     let draining = gateway.draining.clone();
-    let connections_max = gateway.limits.connections_max;
-    accept(routes::router(gateway), listener, connections_max, shutdown, draining).await;
+    let limits = gateway.limits.clone();
+    accept(routes::router(gateway), listener, &limits, shutdown, draining).await;
     probe.abort();
     Ok(())
 }
 
 /// Serves only `/healthz`, `/readyz` and `/metrics`: for the roles that have no API.
 pub async fn serve_ops(health: Health, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+    let limits = GatewayLimits {
+        connections_max: OPS_CONNECTIONS_MAX,
+        ..GatewayLimits::default()
+    };
     accept(
         routes::ops_router(health),
         listener,
-        OPS_CONNECTIONS_MAX,
+        &limits,
         shutdown,
         CancellationToken::new(),
     )
@@ -62,11 +66,11 @@ pub async fn serve_ops(health: Health, listener: TcpListener, shutdown: Cancella
 pub(crate) async fn accept(
     router: Router,
     listener: TcpListener,
-    connections_max: usize,
+    limits: &GatewayLimits,
     shutdown: CancellationToken,
     draining: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(connections_max));
+    let room = Arc::new(Semaphore::new(limits.connections_max));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -89,7 +93,11 @@ pub(crate) async fn accept(
         };
         // Head and first event are two small writes: without this the second waits for the first to be acknowledged.
         let _ = stream.set_nodelay(true);
-        connections.spawn(connection(router.clone(), stream, permit, draining.clone()));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(limits.header_read_max())
+            .max_buf_size(HEAD_BYTES_MAX);
+        connections.spawn(connection(http, router.clone(), stream, permit, draining.clone()));
     }
     drop(listener);
     draining.cancel();
@@ -102,12 +110,14 @@ pub(crate) async fn accept(
     }
 }
 
-async fn connection(router: Router, stream: TcpStream, permit: OwnedSemaphorePermit, draining: CancellationToken) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+async fn connection(
+    http: http1::Builder,
+    router: Router,
+    stream: TcpStream,
+    permit: OwnedSemaphorePermit,
+    draining: CancellationToken,
+) {
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

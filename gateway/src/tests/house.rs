@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Deps, Gateway, GatewayLimits, Identity, clock, serve};
+use crate::{Deps, Gateway, GatewayLimits, Identity, clock, serve, serve::accept};
 
 /// Read models that know nothing.
 struct NoReads;
@@ -328,6 +328,13 @@ impl House {
             }])
             .await;
     }
+}
+
+/// Serves something else than a gateway, the way a gateway is served.
+pub fn serve_router(router: axum::Router, listener: TcpListener, shutdown: CancellationToken) {
+    tokio::spawn(async move {
+        accept(router, listener, &GatewayLimits::default(), shutdown.clone(), shutdown).await;
+    });
 }
 
 pub fn advance(epoch: u64) -> Command {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use steadfast::run::{RunId, SessionId, TenantId};
 
 use super::{
-    house::{Answer, House},
+    house::{Answer, House, serve_router},
     keys::{AUDIENCE, SECRET, claims, ec_key, in_seconds, key_set, rsa_key, signed, token, unsigned},
 };
 use crate::{GatewayLimits, Identity, JwtConfig, Secret, clock, new_api_key, routes};
@@ -251,13 +251,7 @@ async fn tokens_are_verified_by_the_issuers_keys_each_by_its_own_algorithm() {
     let url = format!("http://{}/jwks", listener.local_addr().expect("an address"));
     // The smallest server there is: one more of this room's own.
     let shutdown = tokio_util::sync::CancellationToken::new();
-    tokio::spawn(crate::serve::accept(
-        issuer,
-        listener,
-        64,
-        shutdown.clone(),
-        shutdown.clone(),
-    ));
+    serve_router(issuer, listener, shutdown.clone());
 
     let jwt = JwtConfig::key_set(&url, AUDIENCE).expect("a loopback address");
     let house = House::with(

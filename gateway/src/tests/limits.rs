@@ -1,15 +1,17 @@
 //! Whatever a client sends, it is bounded, answered with the remedy, and creates nothing.
 
+use std::time::Duration;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::{
-    house::{Answer, House},
+    house::{Answer, House, serve_router},
     reading::Reading,
 };
-use crate::{GatewayLimits, Identity, routes, serve};
+use crate::{GatewayLimits, Identity, routes};
 
 /// Sends raw bytes and reads what comes back until the connection ends.
 async fn raw(house: &House, bytes: &[u8]) -> String {
@@ -73,13 +75,7 @@ async fn a_panic_is_a_problem_that_does_not_tell_what_happened() {
     let router = routes::finish(axum::Router::new().route("/broken", axum::routing::get(broken)));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/broken", listener.local_addr().expect("an address"));
-    tokio::spawn(serve::accept(
-        router,
-        listener,
-        8,
-        house.shutdown.clone(),
-        house.shutdown.clone(),
-    ));
+    serve_router(router, listener, house.shutdown.clone());
     let answer = Answer::read(house.client.get(url).send().await.expect("an answer")).await;
     answer.is_problem(500, "internal");
     assert!(!answer.json.to_string().contains("secret"), "{answer:?}");
@@ -103,6 +99,21 @@ async fn while_the_database_is_away_clients_are_told_to_come_back() {
         .call("GET", &format!("/v1/runs/{missing}"), "")
         .await
         .is_problem(503, "unavailable");
+}
+
+#[tokio::test]
+async fn a_head_that_dribbles_is_not_waited_for() {
+    let limits = GatewayLimits {
+        header_seconds_max: 1,
+        ..Default::default()
+    };
+    let house = House::with(Identity::Open, limits).await;
+    let answer = tokio::time::timeout(
+        Duration::from_secs(20),
+        raw(&house, b"GET /healthz HTTP/1.1\r\nhost: loc"),
+    )
+    .await;
+    assert_eq!(answer.as_deref(), Ok(""), "the connection is closed");
 }
 
 #[tokio::test]

@@ -131,6 +131,18 @@ async fn what_the_feed_loses_comes_from_the_store() {
 }
 
 #[tokio::test]
+async fn an_end_that_nobody_told_of_is_found_by_looking_at_the_store() {
+    let house = House::open().await;
+    let run_id = house.accept(r#"{"input":"a"}"#).await;
+    house.claim(run_id).await;
+    let mut reading = read(&house, run_id, "").await;
+    assert_eq!(ids(&reading.take(3).await), ["1", "2", "3"]);
+    house.commit(run_id, reply(&["x"])).await;
+    let rest = tokio::time::timeout(std::time::Duration::from_secs(20), reading.rest()).await;
+    assert_eq!(ids(&rest.expect("the end is found")), ["4.1", "4", "5"]);
+}
+
+#[tokio::test]
 async fn a_late_joiner_asks_the_worker_for_the_deltas_so_far() {
     let house = House::open().await;
     let run_id = house.accept(r#"{"input":"a"}"#).await;
