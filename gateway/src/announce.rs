@@ -14,7 +14,10 @@ use steadfast::{
 };
 use tokio::sync::Semaphore;
 
-use crate::limits::{ANNOUNCEMENT_MAX, ANNOUNCEMENTS_MAX};
+use crate::{
+    clock,
+    limits::{ANNOUNCEMENT_MAX, ANNOUNCEMENTS_MAX},
+};
 
 /// What to tell after an append.
 #[derive(Default)]
@@ -49,12 +52,13 @@ impl News {
             });
         }
         if let Some(next) = appended.next_in_session {
-            // Its first dispatch went out when it was accepted, and the queue swallows an id it has seen.
+            // The queue swallows an id it has seen, and this run may have been dispatched any number of times while it
+            // was held back: only the time makes a new one.
             commands.push(Advance {
                 run_id: next,
                 tenant: tenant.clone(),
-                version: 1,
-                dispatch: 1,
+                version: 0,
+                dispatch: clock::now().timestamp_micros().unsigned_abs(),
             });
         }
         Self {
