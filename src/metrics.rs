@@ -175,7 +175,12 @@ pub const ERROR_CLASSES: [&str; 6] = [
 /// Makes every family exist, and the label sets that are known beforehand: a counter that is there from the start shows
 /// its first increase.
 pub fn init() {
-    (store(), runs(), model(), tools(), http(), flow());
+    store();
+    runs();
+    model();
+    tools();
+    http();
+    flow();
     for class in ERROR_CLASSES {
         model().retries.with_label_values(&[class]);
         model().errors.with_label_values(&["default", class]);

@@ -16,6 +16,8 @@ use crate::run::RunId;
 
 /// Frames that cannot be sent by then are lost; watchers fill the hole from the store.
 const PUBLISH_MAX: Duration = Duration::from_millis(250);
+/// A server that has not answered by then is away, and its return will be announced.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
 pub struct NatsFeed {
     client: Client,
@@ -27,20 +29,27 @@ pub struct NatsFeed {
 impl NatsFeed {
     /// `cut` receives a word each time the connection was lost and found again: frames may have been missed.
     pub fn new(client: Client, prefix: &str, cut: Arc<tokio::sync::Notify>) -> Self {
-        let hub = Hub::default();
-        let watchers = hub.clone();
+        let feed = Self {
+            client,
+            prefix: prefix.into(),
+            hub: Hub::default(),
+            listening: OnceCell::new(),
+        };
+        let (client, watchers, nobody) = (feed.client.clone(), feed.hub.clone(), feed.nobody());
         tokio::spawn(async move {
             loop {
                 cut.notified().await;
+                // Not before the new connection listens again: what came in between would be missed without a word.
+                round_trip(&client, nobody.clone()).await;
                 watchers.missed();
             }
         });
-        Self {
-            client,
-            prefix: prefix.into(),
-            hub,
-            listening: OnceCell::new(),
-        }
+        feed
+    }
+
+    /// A subject without listeners.
+    fn nobody(&self) -> String {
+        format!("{}.nobody", self.prefix)
     }
 
     /// The callback to connect with, and the word it gives after each reconnect.
@@ -72,7 +81,9 @@ impl NatsFeed {
             return;
         };
         // From here on the server knows: what is published after this is heard.
-        let _ = self.client.flush().await;
+        if self.client.connection_state() == State::Connected {
+            round_trip(&self.client, self.nobody()).await;
+        }
         tokio::spawn(async move {
             while let Some(message) = frames.next().await {
                 if let Some(frame) = decode(&message.subject, &message.payload) {
@@ -81,6 +92,12 @@ impl NatsFeed {
             }
         });
     }
+}
+
+/// Back when the server has done all that this connection asked for before: it answers a request to nobody at once,
+/// and in order. A flush would only say that the bytes have left.
+async fn round_trip(client: &Client, nobody: String) {
+    let _ = tokio::time::timeout(ROUND_TRIP_MAX, client.request(nobody, Bytes::new())).await;
 }
 
 #[async_trait]
