@@ -40,9 +40,7 @@ pub fn http() -> reqwest::Client {
 fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let born = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let born = since_epoch();
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     format!(
         "{}_{:x}{:08x}_{n:x}",
@@ -50,4 +48,10 @@ fn unique() -> String {
         std::process::id(),
         born.subsec_nanos()
     )
+}
+
+/// The time of day, for names and for what the scripted model says of itself.
+#[expect(clippy::disallowed_methods, reason = "the one clock of the test bed")]
+fn since_epoch() -> std::time::Duration {
+    (std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)).unwrap_or_default()
 }

@@ -136,7 +136,7 @@ pub async fn two_redrivers_never_take_one_run_twice(bed: &Bed) {
         make_due_at(&bed.store, run.head.run_id, ago(1)).await;
     }
     let redrive = |at: usize| {
-        let store = if at % 2 == 0 { &bed.store } else { &other };
+        let store = if at.is_multiple_of(2) { &bed.store } else { &other };
         async move {
             let mut mine = Vec::new();
             // Rows another redriver holds at this moment are skipped, so nothing found is not nothing left.

@@ -61,7 +61,7 @@ fn in_order_and_whole(seen: &[LogEntry]) {
 pub async fn a_reader_sees_every_event_once_and_in_order_while_sixteen_write(bed: &Bed) {
     let (other, reading) = (bed.other_process().await, bed.other_process().await);
     let write = |at: usize| {
-        let store = if at % 2 == 0 { &bed.store } else { &other };
+        let store = if at.is_multiple_of(2) { &bed.store } else { &other };
         async move {
             for _ in 0..RUNS_EACH {
                 whole_run(store).await;

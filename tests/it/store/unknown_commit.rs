@@ -81,7 +81,7 @@ async fn a_killed_server_loses_nothing_it_acknowledged_and_doubles_nothing() {
 /// Runs from the request to the end, one after the other. Every other writer is impatient: it takes no answer for an
 /// answer and begins another run.
 async fn write(store: &Store, at: usize, answered: &AtomicU64, over: &AtomicU64) -> Vec<Told> {
-    let patience = if at % 2 == 0 { PATIENCE } else { Duration::ZERO };
+    let patience = if at.is_multiple_of(2) { PATIENCE } else { Duration::ZERO };
     let mut told = Vec::new();
     while over.load(Ordering::SeqCst) == 0 {
         let mut loaded: Option<Loaded> = None;

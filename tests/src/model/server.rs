@@ -1,11 +1,8 @@
 //! The routes of the model server.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{SystemTime, UNIX_EPOCH},
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 use axum::{
@@ -127,7 +124,7 @@ async fn chat(Shared(server): Shared<Server>, body: Bytes) -> Response {
         Some((Fault::Hang, _)) => return std::future::pending().await,
         other => other.map(|(fault, _)| fault),
     };
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let created = crate::since_epoch().as_secs();
     let envelope = Envelope {
         id: &format!("chatcmpl-{}x{number}", server.birth),
         model: if request.model.is_empty() {
