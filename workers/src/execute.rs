@@ -33,7 +33,10 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 impl From<Error> for Done {
     fn from(error: Error) -> Self {
-        Self::Stuck(error.to_string())
+        match error {
+            Error::Unavailable(_) => Self::Away(error.to_string()),
+            Error::Refused(_) | Error::Corrupt { .. } => Self::Stuck(error.to_string()),
+        }
     }
 }
 
@@ -48,7 +51,9 @@ pub enum Done {
     Held,
     /// The worker is stopping.
     HandedBack,
-    /// The log or the database did not let us go on; someone will try again.
+    /// The database is away: nobody can do better before it is back.
+    Away(String),
+    /// The log did not let us go on; someone will try again.
     Stuck(String),
 }
 
@@ -231,7 +236,7 @@ impl Execution {
         };
         if changed && let Err(done) = self.refresh().await {
             // A database that is away is no reason to drop a call that was paid for: its append will wait.
-            return if matches!(done, Done::Stuck(_)) {
+            return if matches!(done, Done::Away(_) | Done::Stuck(_)) {
                 Interrupt::Changed
             } else {
                 Interrupt::Stop(done)

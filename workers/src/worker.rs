@@ -24,6 +24,8 @@ use crate::{
 
 /// Pause after the queue did not answer.
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
+/// A command that met an absent database comes again after this.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// A worker that has neither pulled a command nor found none for so long is not ready.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// What a stopping worker keeps of its drain time for handing back what did not end.
@@ -245,12 +247,19 @@ async fn advance(
         }
     };
     let done = Execution::run(shared, &command, lease, signals, hand_back, claimed).await;
-    if let Done::Stuck(reason) = &done {
-        tracing::error!(run.id = %command.run_id, reason, "a run is stuck; it will be tried again");
+    match &done {
+        Done::Stuck(reason) => {
+            tracing::error!(run.id = %command.run_id, reason, "a run is stuck; it will be tried again")
+        }
+        Done::Away(reason) => tracing::warn!(run.id = %command.run_id, reason, "a run waits for the database"),
+        Done::Settled | Done::Lost | Done::Held | Done::HandedBack => {}
     }
-    // Not claimed: whoever holds the run, or the redriver once it is due, goes on with it.
-    if let Some(delivery) = delivery {
-        delivery.ack().await;
+    match (delivery, done) {
+        // Nobody looked at the run: its command comes again before the redriver would find it.
+        (Some(delivery), Done::Away(_)) => delivery.give_back(AWAY_PAUSE).await,
+        // Not claimed: whoever holds the run, or the redriver once it is due, goes on with it.
+        (Some(delivery), _) => delivery.ack().await,
+        (None, _) => {}
     }
 }
 
