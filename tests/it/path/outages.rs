@@ -106,15 +106,12 @@ async fn with_postgres_away_clients_are_told_when_to_come_back_and_everything_re
         api.ended(&slow).await;
         stack.postgres.as_mut().expect("a Postgres of its own").kill9();
         let path = format!("/v1/runs/{slow}");
-        assert_asked_to_come_back(&api.post("/v1/runs", &json!({"input": "[[say:no]]"})).await);
-        assert_asked_to_come_back(&api.post("/v1/sessions", &json!({})).await);
-        for path in [
-            path.clone(),
-            format!("{path}/events"),
-            format!("{path}/events/stream"),
-            "/v1/runs".into(),
-        ] {
-            assert_asked_to_come_back(&api.get(&path).await);
+        let (events, stream) = (format!("{path}/events"), format!("{path}/events/stream"));
+        let (task, session) = (json!({"input": "[[say:no]]"}), json!({}));
+        let (one, two) = tokio::join!(api.post("/v1/runs", &task), api.post("/v1/sessions", &session));
+        let reads = tokio::join!(api.get(&path), api.get(&events), api.get(&stream), api.get("/v1/runs"));
+        for answer in [one, two, reads.0, reads.1, reads.2, reads.3] {
+            assert_asked_to_come_back(&answer);
         }
         assert_eq!(api.get("/healthz").await.status, 200, "the process itself is well");
         for url in urls(&mut stack).await {
