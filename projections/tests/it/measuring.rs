@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use steadfast::{health::Health, read::ReadModels};
+use steadfast::health::Health;
 use steadfast_projections::{Projector, rebuild};
 use tokio_util::sync::CancellationToken;
 
@@ -29,18 +29,13 @@ async fn the_read_models_catch_up_follow_and_are_rebuilt() {
     let meter = Meter::start();
     let stop = CancellationToken::new();
     let projector = Projector::new(bed.store.db.clone(), bed.store.reader.clone(), Health::default());
-    steadfast_projections::create_tables(&bed.store.db)
-        .await
-        .expect("tables");
     let running = tokio::spawn(projector.run(stop.clone()));
-    let end = bed.store.reader.log_end().await.expect("the end of the log");
-    while !bed.reads().wait_for(end).await.expect("checkpoints") {}
+    bed.followed().await;
     meter.tell("catching up with three projections", events, RUNS);
 
     let meter = Meter::start();
     fill(&bed).await;
-    let end = bed.store.reader.log_end().await.expect("the end of the log");
-    while !bed.reads().wait_for(end).await.expect("checkpoints") {}
+    bed.followed().await;
     meter.tell("appending and following at once", events, RUNS);
     stop.cancel();
     running.await.expect("it stops");

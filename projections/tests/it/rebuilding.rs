@@ -3,7 +3,6 @@
 use async_trait::async_trait;
 use steadfast::{
     health::Health,
-    read::ReadModels,
     store::{Error, sql::Tx},
 };
 use steadfast_projections::{
@@ -143,8 +142,7 @@ async fn a_rebuild_beside_a_live_projector_loses_nothing() {
         }
     };
     tokio::join!(rebuilding, posting);
-    let end = bed.store.reader.log_end().await.expect("the end of the log");
-    assert!(bed.reads().wait_for(end).await.expect("checkpoints"));
+    bed.followed().await;
     let report = bed.check().await;
     stop.cancel();
     running.await.expect("it stops");
