@@ -11,7 +11,7 @@ use super::Frame;
 use crate::run::RunId;
 
 /// Frames a slow watcher may fall behind before it is sent to the store instead.
-const BACKLOG: usize = 64;
+const BACKLOG: usize = 32;
 
 /// What a watcher hears.
 #[derive(Debug, Clone, PartialEq)]

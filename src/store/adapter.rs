@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{
-    ApiKey, Appended, Backend, Backlog, Due, Error, Hash, Head, Idempotency, LogEntry, Outcome, Position, Prepared,
-    Session, Snapshot, StoredAnswer, StoredEvent,
+    ApiKey, Appended, Backend, Backlog, Due, Error, Hash, Head, HotReads, Idempotency, LogEntry, Outcome, Position,
+    Prepared, Session, Snapshot, StoredAnswer, StoredEvent,
     encode::referred,
     postgres,
     sql::{Db, Row},
@@ -21,6 +21,8 @@ const REDRIVE_PAUSE_MAX: Duration = Duration::from_secs(300);
 pub struct Adapter {
     db: Db,
     writer: Writer,
+    /// For the reads every run makes.
+    hot: HotReads,
 }
 
 enum Writer {
@@ -34,7 +36,8 @@ impl Adapter {
             Db::Postgres(pool) => Writer::Postgres(postgres::Writer::new(pool.clone())),
             Db::Sqlite { write, .. } => Writer::Sqlite(sqlite::Writer::new(write.clone())),
         };
-        Self { db, writer }
+        let hot = HotReads::new(db.clone());
+        Self { db, writer, hot }
     }
 
     /// The database's clock, which leases are measured by, so processes may disagree about the time.
@@ -175,6 +178,32 @@ impl Backend for Adapter {
             .fetch("select * from runs where run_id = $1", &[run_id.0.into()])
             .await?;
         rows.first().map(head_of).transpose()
+    }
+
+    async fn head_and_events(&self, run_id: RunId, limit: u32) -> Result<Option<(Head, Vec<StoredEvent>)>, Error> {
+        // The events first: the head read with them may be older than they are, never newer.
+        let sql = "select r.*, e.version as event_version, e.type, e.schema, e.time, e.payload, e.hash as event_hash
+                   from events e join runs r on r.run_id = e.run_id
+                   where e.run_id = $1 order by e.version limit $2";
+        let rows = self.hot.fetch(sql, &[run_id.0.into(), limit.into()]).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let head = head_of(first)?;
+        let event = |row: &Row| {
+            Ok(StoredEvent {
+                run_id,
+                version: row.count("event_version")?,
+                tenant: head.tenant.clone(),
+                name: row.get("type")?,
+                schema: row.get::<i16>("schema")? as u16,
+                time: row.get("time")?,
+                payload: row.get("payload")?,
+                hash: row.hash("event_hash")?,
+            })
+        };
+        let events = self
+            .whole(rows.iter().map(event).collect::<Result<_, Error>>()?)
+            .await?;
+        Ok(Some((head, events)))
     }
 
     async fn events(&self, run_id: RunId, after: u64, limit: u32) -> Result<Vec<StoredEvent>, Error> {

@@ -29,6 +29,9 @@ pub trait Backend: Send + Sync + 'static {
 
     async fn head(&self, run_id: RunId) -> Result<Option<Head>, Error>;
 
+    /// The head and the first events of a run, in one statement: what a worker asks before it claims.
+    async fn head_and_events(&self, run_id: RunId, limit: u32) -> Result<Option<(Head, Vec<StoredEvent>)>, Error>;
+
     /// A run's events with a version above `after`, oldest first.
     async fn events(&self, run_id: RunId, after: u64, limit: u32) -> Result<Vec<StoredEvent>, Error>;
 

@@ -1,11 +1,13 @@
 //! A run, folded from its events; long ones from their last snapshot on.
 
-use super::{Appended, Error, GENESIS, Hash, Head, Reader, Snapshot};
+use super::{Appended, Error, GENESIS, Hash, Head, Reader, Snapshot, StoredEvent};
 use crate::run::{Event, Run, RunId, state::STATE_VERSION};
 
 /// A snapshot is kept each time a run has grown by this many events: it bounds the cost of loading.
 pub const SNAPSHOT_EVERY: u64 = 256;
 const PAGE: u32 = 1000;
+/// Read together with the head: all there is of most runs.
+const FIRST_PAGE: u32 = 64;
 
 /// A run and what a writer must know to add to it.
 #[derive(Debug, Clone)]
@@ -35,23 +37,27 @@ impl Loaded {
 impl Reader {
     /// The run as the log tells it now.
     pub async fn load(&self, run_id: RunId) -> Result<Option<Loaded>, Error> {
-        let Some(head) = self.head(run_id).await? else {
+        let Some((head, events)) = self.backend().head_and_events(run_id, FIRST_PAGE).await? else {
             return Ok(None);
         };
-        let mut run = Run::default();
-        let mut hash = GENESIS;
-        if head.version >= SNAPSHOT_EVERY
+        let (run, hash) = (Run::default(), GENESIS);
+        let mut loaded = Loaded { head, run, hash };
+        if loaded.head.version >= SNAPSHOT_EVERY
             && let Some(snapshot) = self.backend().snapshot(run_id, STATE_VERSION).await?
             // A snapshot that does not read is as good as none: the log is the truth.
             && let Ok(state) = serde_json::from_str::<Run>(&snapshot.state)
             && state.version == snapshot.version
             // Nor is one of a log that was since restored to an earlier day.
-            && snapshot.version <= head.version
+            && snapshot.version <= loaded.head.version
         {
-            (run, hash) = (state, snapshot.hash);
+            (loaded.run, loaded.hash) = (state, snapshot.hash);
+        } else {
+            fold(&mut loaded, &events)?;
         }
-        let mut loaded = Loaded { head, run, hash };
-        self.catch_up(&mut loaded).await?;
+        if loaded.run.version < loaded.head.version || events.len() == FIRST_PAGE as usize {
+            self.catch_up(&mut loaded).await?;
+        }
+        loaded.head.hash = loaded.hash;
         Ok(Some(loaded))
     }
 
@@ -84,13 +90,7 @@ impl Reader {
     async fn catch_up(&self, loaded: &mut Loaded) -> Result<(), Error> {
         loop {
             let page = self.events(loaded.head.run_id, loaded.run.version, PAGE).await?;
-            for stored in &page {
-                if stored.version != loaded.run.version + 1 {
-                    return Err(hole(loaded, stored.version));
-                }
-                loaded.run = std::mem::take(&mut loaded.run).evolve(&stored.decode()?);
-                loaded.hash = stored.hash;
-            }
+            fold(loaded, &page)?;
             if page.len() < PAGE as usize {
                 // The events may be newer than the head that was read before them, never older.
                 if loaded.run.version < loaded.head.version {
@@ -102,6 +102,17 @@ impl Reader {
             }
         }
     }
+}
+
+fn fold(loaded: &mut Loaded, events: &[StoredEvent]) -> Result<(), Error> {
+    for stored in events {
+        if stored.version != loaded.run.version + 1 {
+            return Err(hole(loaded, stored.version));
+        }
+        loaded.run = std::mem::take(&mut loaded.run).evolve(&stored.decode()?);
+        loaded.hash = stored.hash;
+    }
+    Ok(())
 }
 
 fn hole(loaded: &Loaded, found: u64) -> Error {

@@ -25,7 +25,7 @@ pub use cqrs::RunStore;
 pub use encode::{BLOB_BYTES_MIN, Prepared, chain};
 pub use load::{Loaded, SNAPSHOT_EVERY};
 pub use reader::Reader;
-pub use sql::Db;
+pub use sql::{Db, HotReads};
 pub use types::*;
 
 /// A store, opened: both handles and the database under them.

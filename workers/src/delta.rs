@@ -15,6 +15,10 @@ use tokio::{sync::Notify, time::Instant};
 /// Text is gathered for so long after a piece was sent.
 const GATHER: Duration = Duration::from_millis(8);
 
+/// Pieces sent again come in bursts that a watcher can hold, with a pause to read them.
+const RESEND_BURST: usize = 16;
+const RESEND_PAUSE: Duration = Duration::from_millis(1);
+
 /// One model call's text.
 pub struct Deltas<'a> {
     feed: &'a dyn LiveFeed,
@@ -108,7 +112,10 @@ impl<'a> Deltas<'a> {
             }
             frames
         };
-        self.feed.publish(frames).await;
+        for burst in frames.chunks(RESEND_BURST) {
+            self.feed.publish(burst.to_vec()).await;
+            tokio::time::sleep(RESEND_PAUSE).await;
+        }
     }
 
     /// Somebody else added to the run: the reply will have a later version, and its pieces with it.
