@@ -218,13 +218,14 @@ impl Backend for Adapter {
 
     async fn log(&self, after: Position, limit: u32) -> Result<Vec<LogEntry>, Error> {
         let sql = if self.db.is_postgres() {
-            // Stops at the oldest transaction still open: a lower number may commit later, a tuple may not.
+            // Stops at the oldest transaction still open: a lower number may commit later, a tuple may not. Ordered by
+            // the columns, not by the casts of the same names: only those have the index.
             format!(
                 "select {EVENT_COLUMNS}, generation::bigint as generation, txid::text::bigint as txid, position
                  from events
                  where (generation, txid, position) > ($1::integer, $2::text::xid8, $3)
                    and txid < pg_snapshot_xmin(pg_current_snapshot())
-                 order by generation, txid, position limit $4"
+                 order by events.generation, events.txid, events.position limit $4"
             )
         } else {
             format!(
@@ -263,7 +264,7 @@ impl Backend for Adapter {
         let sql = if self.db.is_postgres() {
             "select generation::bigint as generation, txid::text::bigint as txid, position from events
              where txid < pg_snapshot_xmin(pg_current_snapshot())
-             order by generation desc, txid desc, position desc limit 1"
+             order by events.generation desc, events.txid desc, events.position desc limit 1"
         } else {
             "select generation, txid, position from events order by position desc limit 1"
         };

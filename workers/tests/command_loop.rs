@@ -1,4 +1,8 @@
 //! The command loop against a real store, in process.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test is an edge: it makes its own ids and times"
+)]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -35,7 +35,7 @@ pub struct Env(BTreeMap<&'static str, String>);
 
 impl Env {
     pub fn read() -> Result<Self, Failure> {
-        Self::of(|name| std::env::var_os(name))
+        Self::of(std::env::var_os)
     }
 
     fn of(variable: impl Fn(&'static str) -> Option<std::ffi::OsString>) -> Result<Self, Failure> {

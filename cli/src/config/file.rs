@@ -109,7 +109,7 @@ impl ConfigFile {
                 let message = format!("{shown} is larger than {FILE_BYTES_MAX} bytes; is it the right file?");
                 return Err(Failure::new(message));
             }
-            other => drop(other.context(format!("cannot read {shown}"))?),
+            other => other.map(|_| ()).context(format!("cannot read {shown}"))?,
         }
         let text = fs::read_to_string(path).context(format!("cannot read {shown}"))?;
         let file = Self::parse(&text).map_err(|problem| Failure::new(format!("{shown}:{problem}")))?;
