@@ -57,8 +57,8 @@ fn task(n: usize, tag: &str, sessions: &[String]) -> Value {
     };
     let mut body = json!({"input": format!("{tag} {n} {orders}"), "tools": [{"name": "ask_the_client"}]});
     // Half of them ask for the stream with the post, the others follow afterwards.
-    body["stream"] = (n % 2 == 0).into();
-    if n % 5 == 0 {
+    body["stream"] = n.is_multiple_of(2).into();
+    if n.is_multiple_of(5) {
         body["session_id"] = sessions[(n / 5) % sessions.len()].clone().into();
     }
     body

@@ -161,7 +161,7 @@ impl Riding {
         let path = format!("/v1/runs/{run}/events/stream");
         // Both ways to say it, in turn.
         let request = match cursor {
-            Some(cursor) if self.turn % 2 == 0 => {
+            Some(cursor) if self.turn.is_multiple_of(2) => {
                 self.api().request(Method::GET, &path).header("last-event-id", cursor)
             }
             Some(cursor) => self.api().request(Method::GET, &format!("{path}?after={cursor}")),

@@ -259,7 +259,7 @@ mod tests {
         let faulty = |what: &str, frames: Vec<(&str, &str, &str)>| {
             assert!(transcript(&frames).judge().is_err(), "{what} was not found: {frames:?}");
         };
-        for at in 0..SOUND.len() {
+        for (at, frame) in SOUND.iter().enumerate() {
             let mut lost = SOUND.to_vec();
             lost.remove(at);
             // A reset alone takes back what this client never saw: allowed.
@@ -267,7 +267,7 @@ mod tests {
                 faulty("a loss", lost);
             }
             let mut doubled = SOUND.to_vec();
-            doubled.insert(at, SOUND[at]);
+            doubled.insert(at, *frame);
             faulty("a doubling", doubled);
             if at > 0 {
                 let mut swapped = SOUND.to_vec();
