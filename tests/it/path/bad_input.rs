@@ -23,7 +23,7 @@ fn bodies() -> Vec<(Vec<u8>, u16, &'static str, Option<&'static str>)> {
         "",
         " ",
         "{",
-                "{\"input\":\"x\"} {}",
+        "{\"input\":\"x\"} {}",
         "{'input':'x'}",
         "{\"input\":\"\\ud800\"}",
         "nul",

@@ -95,5 +95,9 @@ async fn a_run_that_waits_and_the_one_queued_behind_it_are_cancelled_at_once(sta
     let freed = Instant::now();
     let next = api.ended(&last).await;
     assert_eq!(next["output"], "at last", "the session goes on with its next run");
-    assert!(freed.elapsed() < NEXT_MAX, "the session's next run was told {:?} late", freed.elapsed());
+    assert!(
+        freed.elapsed() < NEXT_MAX,
+        "the session's next run was told {:?} late",
+        freed.elapsed()
+    );
 }
