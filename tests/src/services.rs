@@ -4,10 +4,14 @@
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
+use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
 
 use crate::Result;
+
+/// No test process lives longer.
+const TEST_MAX: Duration = Duration::from_secs(3600);
 
 /// Shared servers, started once and left running for the next test run.
 #[derive(Debug, Clone)]
@@ -25,18 +29,64 @@ pub async fn services() -> &'static Services {
     crate::init();
     SERVICES
         .get_or_init(|| async {
-            if let (Ok(database_url), Ok(nats_url)) = (std::env::var("DATABASE_URL"), std::env::var("NATS_URL")) {
-                return Services { database_url, nats_url };
+            let services = found().await;
+            if let Err(e) = sweep_streams(&services.nats_url).await {
+                println!("cannot sweep the streams that earlier tests left: {e}");
             }
-            let found = started()
-                .await
-                .unwrap_or_else(|e| panic!("the test services did not start: {e}"));
-            Services {
-                database_url: found["DATABASE_URL"].clone(),
-                nats_url: found["NATS_URL"].clone(),
-            }
+            services
         })
         .await
+}
+
+async fn found() -> Services {
+    if let (Ok(database_url), Ok(nats_url)) = (std::env::var("DATABASE_URL"), std::env::var("NATS_URL")) {
+        return Services { database_url, nats_url };
+    }
+    let found = started()
+        .await
+        .unwrap_or_else(|e| panic!("the test services did not start: {e}"));
+    Services {
+        database_url: found["DATABASE_URL"].clone(),
+        nats_url: found["NATS_URL"].clone(),
+    }
+}
+
+/// Deletes the streams of tests that are over. A stream reserves its room on disk from the start, so a few dozen that
+/// nobody deletes would leave none for the next.
+async fn sweep_streams(nats_url: &str) -> Result<()> {
+    let js = async_nats::jetstream::new(async_nats::connect(nats_url).await?);
+    let names: Vec<String> = js.stream_names().try_collect().await?;
+    // The processes of another machine cannot be looked up here.
+    let here = ["127.0.0.1", "localhost", "[::1]"]
+        .iter()
+        .any(|host| nats_url.contains(host));
+    for name in names {
+        let over = birth(&name).is_some_and(|(born, process)| {
+            crate::since_epoch().saturating_sub(born) > TEST_MAX || (here && !is_alive(process))
+        });
+        if over {
+            // Another test process may have been quicker.
+            js.delete_stream(&name).await.ok();
+        }
+    }
+    Ok(())
+}
+
+/// When and by which process a name of [`fresh_prefix`] was made, in whatever case and whatever follows it.
+fn birth(name: &str) -> Option<(Duration, u32)> {
+    let name = name.to_ascii_lowercase();
+    let (seconds, rest) = name.strip_prefix('t')?.split_once('_')?;
+    let (process, _) = rest
+        .split('_')
+        .next()?
+        .split_at_checked(rest.find('_')?.checked_sub(8)?)?;
+    let process = u32::from_str_radix(process, 16).ok()?;
+    Some((Duration::from_secs(seconds.parse().ok()?), process))
+}
+
+fn is_alive(process: u32) -> bool {
+    let pid = i32::try_from(process).map(nix::unistd::Pid::from_raw);
+    pid.is_ok_and(|pid| nix::sys::signal::kill(pid, None) != Err(nix::errno::Errno::ESRCH))
 }
 
 impl Services {
@@ -161,6 +211,25 @@ mod tests {
         .await
         .unwrap();
         js.delete_stream(stream).await.unwrap();
+    }
+
+    #[test]
+    fn a_streams_name_tells_whose_it_was() {
+        let (born, process) = birth(&format!("{}_COMMANDS", fresh_prefix().to_uppercase())).unwrap();
+        assert!(is_alive(process) && process == std::process::id());
+        assert!(crate::since_epoch() - born < TEST_MAX);
+        assert!(!is_alive(u32::MAX) && !is_alive(i32::MAX as u32));
+        for other in [
+            "",
+            "t",
+            "COMMANDS",
+            "t_x",
+            "T12_COMMANDS",
+            "t1_2_3",
+            "trace_events_COMMANDS",
+        ] {
+            assert_eq!(birth(other), None, "{other}");
+        }
     }
 
     #[test]
