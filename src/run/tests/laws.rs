@@ -8,6 +8,7 @@ use super::*;
 use crate::run::{
     Next, Refusal, Status, WaitingOn, next,
     state::{Call, OpenTool},
+    transition,
 };
 
 /// Runs that live side by side.
@@ -245,12 +246,15 @@ proptest! {
             let command = command_for(&life.live, now, what);
             let was_ended = life.live.outcome.is_some();
             // The contract is that this returns, whatever the command.
-            let Ok(events) = decide(&life.live, command) else { continue };
+            let Ok((events, after)) = transition(&life.live, command) else {
+                continue;
+            };
             prop_assert!(!was_ended || events.is_empty(), "after the end: {events:?}");
             for event in events {
                 life.live = std::mem::take(&mut life.live).evolve(&event);
                 life.log.push(event);
             }
+            prop_assert_eq!(&after, &life.live, "the run that was answered is the run after the facts");
             prop_assert_eq!(life.live.version, life.log.len() as u64, "versions are 1, 2, 3 and so on");
             prop_assert_eq!(&Run::fold(&life.log), &life.live, "a replay from zero is the live state");
             status_and_next_agree(&life.live, life.log.last())?;
