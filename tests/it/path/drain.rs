@@ -39,8 +39,8 @@ async fn a_worker_told_to_stop_finishes_or_hands_over_and_nothing_is_lost() {
         .env("STEADFAST_DRAIN_SECONDS", DRAIN_SECONDS);
     let mut stack = layout.start().await;
     bounded(120, "the drain", async {
-        // Some would take a minute, some end in time.
-        let (mut runs, short) = tokio::join!(begun(&stack, 600, 6), begun(&stack, 10, 4));
+        // Some would take longer than the drain, some end in time.
+        let (mut runs, short) = tokio::join!(begun(&stack, 300, 6), begun(&stack, 10, 4));
         runs.extend(short);
         stack.workers[0].sigterm();
         let status = stack.workers[0]
