@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use async_nats::{Client, ConnectOptions};
+use async_nats::ConnectOptions;
 use steadfast::{
     agents::Agents,
     feed::{LiveFeed, NatsFeed},
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::{
     config::{ModelSettings, NatsSettings, Settings},
     error::{Context, Failure},
+    nats,
     secret::{Secret, shown_url},
 };
 
@@ -96,8 +97,8 @@ pub async fn messages(settings: NatsSettings, name: &str) -> Result<Messages, Fa
             tracing::info!(%event, "NATS connection");
             callback(event)
         });
-    let client = connect(options, &settings.url).await?;
-    if !answers(&client, NATS_WAIT).await {
+    let client = nats::connect(options, &settings.url).await?;
+    if !nats::answers(&client, NATS_WAIT).await {
         tracing::warn!(nats = %shown_url(settings.url.expose()), "NATS does not answer; going on, and connecting when it does");
     }
     let feed = NatsFeed::new(client.clone(), &settings.prefix, cut);
@@ -106,18 +107,6 @@ pub async fn messages(settings: NatsSettings, name: &str) -> Result<Messages, Fa
         queue: Arc::new(queue),
         feed: Arc::new(feed),
     })
-}
-
-pub async fn connect(options: ConnectOptions, url: &Secret) -> Result<Client, Failure> {
-    options
-        .connect(url.expose())
-        .await
-        .context(format!("NATS at {}", shown_url(url.expose())))
-}
-
-/// Whether the server answers within this time.
-pub async fn answers(client: &Client, wait: Duration) -> bool {
-    matches!(tokio::time::timeout(wait, client.flush()).await, Ok(Ok(())))
 }
 
 pub fn queue_options(settings: &NatsSettings) -> QueueOptions {

@@ -13,6 +13,7 @@ mod error;
 mod listen;
 mod lock;
 mod log;
+mod nats;
 mod output;
 mod render;
 mod secret;

@@ -28,17 +28,18 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// An address as it may be shown: without user, password and parameters.
-pub fn shown_url(url: &str) -> String {
-    let parsed = reqwest::Url::parse(url)
-        .ok()
-        .filter(|parsed| parsed.has_host() || parsed.scheme() == "sqlite");
-    let Some(parsed) = parsed else {
-        return "an address that does not read".into();
-    };
-    let host = parsed.host_str().unwrap_or_default();
-    let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
-    format!("{}://{host}{port}{}", parsed.scheme(), parsed.path())
+/// An address (or several, with commas) as it may be shown: without user, password and parameters.
+pub fn shown_url(urls: &str) -> String {
+    let shown = urls.split(',').map(|url| {
+        let parsed = reqwest::Url::parse(url.trim()).ok();
+        let Some(parsed) = parsed.filter(|parsed| parsed.has_host() || parsed.scheme() == "sqlite") else {
+            return "an address that does not read".into();
+        };
+        let host = parsed.host_str().unwrap_or_default();
+        let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}://{host}{port}{}", parsed.scheme(), parsed.path())
+    });
+    shown.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ mod tests {
         );
         assert_eq!(shown_url("sqlite:///tmp/a.db"), "sqlite:///tmp/a.db");
         assert_eq!(shown_url("nats://127.0.0.1:4222"), "nats://127.0.0.1:4222");
+        assert_eq!(shown_url("nats://a:hush@x:1,nats://y:2"), "nats://x:1,nats://y:2");
         assert!(!shown_url("me:hush@db").contains("hush"));
     }
 }

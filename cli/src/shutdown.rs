@@ -46,6 +46,17 @@ pub fn on_signal() -> Result<CancellationToken, Failure> {
     Ok(token)
 }
 
+/// Does this, unless the process is told to stop before it is done.
+pub async fn unless_stopped<T>(
+    token: &CancellationToken,
+    doing: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    tokio::select! {
+        done = doing => done.map(Some),
+        () = token.cancelled() => Ok(None),
+    }
+}
+
 /// Waits for the parts of a process that was told to stop, as long as they were promised.
 pub async fn drained(parts: TaskTracker, drain: Duration) {
     parts.close();

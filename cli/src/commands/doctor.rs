@@ -17,6 +17,7 @@ use crate::{
     compose,
     config::{DEFAULT_PATH, Settings},
     error::Failure,
+    nats,
     output::{self, clean},
     secret::{Secret, shown_url},
 };
@@ -77,7 +78,7 @@ pub async fn doctor(settings: &Settings, args: args::Doctor) -> Result<ExitCode,
         None => diagnosis.ok("settings", format!("the environment (there is no {DEFAULT_PATH})")),
     }
     database(&mut diagnosis, settings, &args.database).await;
-    nats(&mut diagnosis, settings, args.nats.as_deref()).await?;
+    queue(&mut diagnosis, settings, args.nats.as_deref()).await?;
     provider(&mut diagnosis, settings).await?;
     let dir = settings.agents(args.agents.as_deref());
     match compose::agents(&dir, &compose::toolbox(settings)) {
@@ -230,17 +231,17 @@ fn first(rows: &[Row]) -> Result<&Row, steadfast::store::Error> {
         .ok_or_else(|| steadfast::store::Error::Refused("no row came back".into()))
 }
 
-async fn nats(diagnosis: &mut Diagnosis, settings: &Settings, flag: Option<&str>) -> Result<(), Failure> {
+async fn queue(diagnosis: &mut Diagnosis, settings: &Settings, flag: Option<&str>) -> Result<(), Failure> {
     const PART: &str = "nats";
-    let Some(nats) = settings.nats(flag)? else {
+    let Some(found) = settings.nats(flag)? else {
         diagnosis.ok(PART, "not configured; `steadfast dev` needs none");
         return Ok(());
     };
-    let place = shown_url(nats.url.expose());
+    let place = shown_url(found.url.expose());
     let options = ConnectOptions::new()
         .name("steadfast doctor")
         .connection_timeout(NATS_WAIT);
-    let client = match compose::connect(options, &nats.url).await {
+    let client = match nats::connect(options, &found.url).await {
         Ok(client) => client,
         Err(failure) => {
             let remedy = "start it with -js, or correct NATS_URL; runs are accepted meanwhile, and wait";
@@ -250,7 +251,7 @@ async fn nats(diagnosis: &mut Diagnosis, settings: &Settings, flag: Option<&str>
     };
     let version = client.server_info().version;
     // Makes the stream if it is missing, as the first worker would: there is no other way to know that it can be made.
-    match JetStreamQueue::new(client, compose::queue_options(&nats)).await {
+    match JetStreamQueue::new(client, compose::queue_options(&found)).await {
         Ok(_) => diagnosis.ok(PART, format!("{place}: nats-server {version} with JetStream")),
         Err(error) => diagnosis.trouble(
             Verdict::Fail,

@@ -8,7 +8,7 @@ use steadfast::{
     store::{Db, sql::Tx},
 };
 
-use crate::{args, compose, config::Settings, error::Failure, output, secret::shown_url};
+use crate::{args, compose, config::Settings, error::Failure, nats, output, secret::shown_url};
 
 /// How long NATS is waited for.
 const NATS_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -62,22 +62,22 @@ async fn begin_generation(db: &Db) -> Result<i64, Failure> {
 
 /// Workers make the stream too when they miss it; here a server that cannot be used is found before they start.
 async fn queue(settings: &Settings, flag: Option<&str>) -> Result<(), Failure> {
-    let Some(nats) = settings.nats(flag)? else {
+    let Some(found) = settings.nats(flag)? else {
         return output::line("queue     skipped: NATS_URL is not set");
     };
-    let place = shown_url(nats.url.expose());
+    let place = shown_url(found.url.expose());
     let options = ConnectOptions::new()
         .name("steadfast migrate")
         .retry_on_initial_connect();
-    let client = compose::connect(options, &nats.url).await?;
-    if !compose::answers(&client, NATS_WAIT).await {
+    let client = nats::connect(options, &found.url).await?;
+    if !nats::answers(&client, NATS_WAIT).await {
         let seconds = NATS_WAIT.as_secs();
         return output::line(&format!(
             "queue     NATS at {place} did not answer within {seconds} s; workers make the stream when it does"
         ));
     }
     let version = client.server_info().version;
-    JetStreamQueue::new(client, compose::queue_options(&nats)).await?;
+    JetStreamQueue::new(client, compose::queue_options(&found)).await?;
     output::line(&format!(
         "queue     {place}: nats-server {version}, the stream is there"
     ))

@@ -30,8 +30,14 @@ pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCod
     let nats = compose::nats_settings(settings, args.role.servers.nats.as_deref())?;
     let shutdown = shutdown::on_signal()?;
 
-    let store = compose::shared_store(settings, args.role.servers.database.as_deref()).await?;
-    let messages = compose::messages(nats, "steadfast gateway").await?;
+    let Some((store, messages)) = shutdown::unless_stopped(&shutdown, async {
+        let store = compose::shared_store(settings, args.role.servers.database.as_deref()).await?;
+        Ok((store, compose::messages(nats, "steadfast gateway").await?))
+    })
+    .await?
+    else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let (listener, address) = place.listen().await?;
     if matches!(identity, Identity::Open) {
         tracing::warn!("no identity is configured: everyone on this machine is the tenant \"default\"");
@@ -63,8 +69,14 @@ pub async fn worker(settings: &Settings, args: Role<8081>) -> Result<ExitCode, F
     let nats = compose::nats_settings(settings, args.servers.nats.as_deref())?;
     let shutdown = shutdown::on_signal()?;
 
-    let store = compose::shared_store(settings, args.servers.database.as_deref()).await?;
-    let messages = compose::messages(nats, "steadfast worker").await?;
+    let Some((store, messages)) = shutdown::unless_stopped(&shutdown, async {
+        let store = compose::shared_store(settings, args.servers.database.as_deref()).await?;
+        Ok((store, compose::messages(nats, "steadfast worker").await?))
+    })
+    .await?
+    else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let (listener, address) = place.listen().await?;
     let health = Health::default();
     let deps = WorkerDeps {
@@ -101,7 +113,10 @@ pub async fn projector(settings: &Settings, args: Role<8082>) -> Result<ExitCode
     let place = Place::resolve(&settings.host(args.host.as_deref()), args.port).await?;
     let shutdown = shutdown::on_signal()?;
 
-    let store = compose::shared_store(settings, args.servers.database.as_deref()).await?;
+    let store = compose::shared_store(settings, args.servers.database.as_deref());
+    let Some(store) = shutdown::unless_stopped(&shutdown, store).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let (listener, address) = place.listen().await?;
     let health = Health::default();
     let projector = Projector::new(store.db.clone(), store.reader.clone(), health.clone());

@@ -40,13 +40,12 @@ impl Process {
         Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
     }
 
-    /// Bytes in memory. What processes share (Postgres' buffers) counts once for none of them: it is left out.
+    /// Bytes in memory: what each of the family has for itself, and once the program they share. Shared buffers
+    /// (Postgres') are left out.
     pub fn resident(&self) -> Result<u64, Failure> {
-        Ok(self
-            .family()?
-            .iter()
-            .map(|(pid, _)| unshared_bytes(*pid).unwrap_or(0))
-            .sum())
+        let memories: Vec<Memory> = self.family()?.iter().filter_map(|(pid, _)| memory(*pid)).collect();
+        let own: u64 = memories.iter().map(|memory| memory.own).sum();
+        Ok(own + memories.iter().map(|memory| memory.of_files).max().unwrap_or(0))
     }
 
     /// The process and its descendants. One that ends while we look is not there.
@@ -81,13 +80,22 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-fn unshared_bytes(pid: u32) -> Option<u64> {
+/// Bytes in memory of one process.
+struct Memory {
+    own: u64,
+    of_files: u64,
+}
+
+fn memory(pid: u32) -> Option<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = |name: &str| {
+    let bytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
     };
-    Some((kib("RssAnon:")? + kib("RssFile:")?) * 1024)
+    Some(Memory {
+        own: bytes("RssAnon:")?,
+        of_files: bytes("RssFile:")?,
+    })
 }
 
 #[cfg(test)]
