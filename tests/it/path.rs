@@ -2,6 +2,7 @@
 //! for each role on Postgres and NATS.
 
 mod bad_input;
+mod bad_places;
 mod cancel;
 mod client_tools;
 mod commands;

@@ -59,6 +59,7 @@ async fn with_nats_away_tasks_are_accepted_and_run_when_it_is_back() {
                 .is_some_and(|parts| parts.iter().any(|part| part["trouble"].is_string())),
             "{report}"
         );
+        stack.cli(&["doctor"]).await.exited(1);
         // Reading needs the database alone.
         assert_eq!(api.run(&before).await["status"], "completed");
         api.replay(&before).await.assert_sound();
@@ -117,6 +118,12 @@ async fn with_postgres_away_clients_are_told_when_to_come_back_and_everything_re
         for url in urls(&mut stack).await {
             until_ready(&url, false).await;
         }
+        let doctor = stack.cli(&["doctor"]).await.exited(1);
+        assert!(
+            !doctor.stdout.contains("of-a-test"),
+            "a secret was printed: {}",
+            doctor.stdout
+        );
 
         stack
             .postgres

@@ -1,11 +1,7 @@
 //! A client that wants its run whatever happens: it posts again with the same key, reconnects where it stopped, and
 //! answers its tools, until it has seen the end.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -77,11 +73,9 @@ impl Rider {
             ride,
             answered: BTreeSet::new(),
         };
-        let end = Instant::now() + time;
         if tokio::time::timeout(time, riding.go()).await.is_err() {
             riding.ride.fault.get_or_insert(format!("no end within {time:?}"));
         }
-        debug_assert!(Instant::now() <= end + Duration::from_secs(5));
         riding.ride
     }
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use steadfast_tests::Settings;
 use tokio::sync::OnceCell;
 
-use super::stack::{Layout, LogsOnPanic, Mode, Stack, room};
+use super::{
+    layout::Layout,
+    stack::{LogsOnPanic, Mode, Stack, room},
+};
 
 /// Of one test on a shared stack.
 const TEST_MAX: Duration = Duration::from_secs(100);

@@ -1,0 +1,203 @@
+//! What a stack is made of, and how it is put together.
+
+use std::sync::Arc;
+
+use steadfast_tests::{PrivateNats, PrivatePostgres, ScriptedModel, Settings, fresh_prefix, services};
+
+use super::{
+    home,
+    role::{Env, Role},
+    stack::{Mode, Stack, room},
+};
+
+/// What the environment of whoever starts the tests must not change. Empty counts as unset.
+const CLEARED: [&str; 24] = [
+    "DATABASE_URL",
+    "NATS_URL",
+    "OPENAI_BASE_URL",
+    "OPENAI_API_KEY",
+    "STEADFAST_MODEL",
+    "STEADFAST_JWT_SECRET",
+    "STEADFAST_JWKS_URL",
+    "STEADFAST_JWT_AUDIENCE",
+    "STEADFAST_JWT_ISSUER",
+    "STEADFAST_API_KEYS",
+    "STEADFAST_NATS_PREFIX",
+    "STEADFAST_NATS_REPLICAS",
+    "STEADFAST_POOL",
+    "STEADFAST_SLOTS",
+    "STEADFAST_LEASE_MS",
+    "STEADFAST_DRAIN_SECONDS",
+    "STEADFAST_AGENTS",
+    "STEADFAST_HOST",
+    "STEADFAST_LOG",
+    "STEADFAST_LOG_FORMAT",
+    "STEADFAST_URL",
+    "STEADFAST_API_KEY",
+    "HTTP_PROXY",
+    "http_proxy",
+];
+
+/// What a stack is to be made of.
+pub struct Layout {
+    mode: Mode,
+    gateways: usize,
+    workers: usize,
+    private: bool,
+    model: Option<Settings>,
+    env: Vec<(String, String)>,
+    args: Vec<String>,
+}
+
+impl Layout {
+    pub fn embedded() -> Self {
+        let model = Some(Settings::default());
+        Self {
+            mode: Mode::Embedded,
+            gateways: 1,
+            workers: 0,
+            private: false,
+            model,
+            env: vec![],
+            args: vec![],
+        }
+    }
+
+    /// One gateway, two workers, one projector.
+    pub fn distributed() -> Self {
+        Self {
+            mode: Mode::Distributed,
+            workers: 2,
+            ..Self::embedded()
+        }
+    }
+
+    pub fn gateways(self, gateways: usize) -> Self {
+        Self { gateways, ..self }
+    }
+
+    /// Servers of its own, to be killed.
+    pub fn private_servers(self) -> Self {
+        Self { private: true, ..self }
+    }
+
+    pub fn model(self, settings: Settings) -> Self {
+        Self {
+            model: Some(settings),
+            ..self
+        }
+    }
+
+    /// The built-in model answers.
+    pub fn without_provider(self) -> Self {
+        Self { model: None, ..self }
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// More arguments for `steadfast dev`.
+    pub fn dev_args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).into()));
+        self
+    }
+
+    pub async fn start(self) -> Stack {
+        let room = room().await;
+        let mut stack = self.start_unbounded().await;
+        stack._room = Some(room);
+        stack
+    }
+
+    /// For stacks that many tests share: each takes [`room`] while it is at work.
+    pub async fn start_unbounded(self) -> Stack {
+        let dir = home::new();
+        let model = match self.model.clone() {
+            Some(settings) => Some(ScriptedModel::start_with(settings).await),
+            None => None,
+        };
+        let (postgres, nats) = if self.private {
+            let (postgres, nats) = tokio::join!(PrivatePostgres::start(), PrivateNats::start());
+            (
+                Some(postgres.expect("a Postgres of its own")),
+                Some(nats.expect("a NATS of its own")),
+            )
+        } else {
+            (None, None)
+        };
+        let env = self.environment(model.as_ref(), postgres.as_ref(), nats.as_ref()).await;
+        let mut stack = Stack {
+            mode: self.mode,
+            gateways: vec![],
+            workers: vec![],
+            projectors: vec![],
+            model,
+            postgres,
+            nats,
+            dir,
+            env,
+            _room: None,
+        };
+        self.make_roles(&mut stack);
+        if self.mode == Mode::Distributed {
+            stack.cli(&["migrate"]).await.succeeded();
+        }
+        stack.roles().for_each(Role::launch);
+        for role in stack.roles() {
+            role.ready().await;
+        }
+        stack
+    }
+
+    fn make_roles(&self, stack: &mut Stack) {
+        let role = |name: String, args: &[&str]| Role::new(name, args, stack.env.clone(), &stack.dir);
+        match self.mode {
+            Mode::Embedded => {
+                let data = stack.dir.join("data");
+                let mut args = vec!["dev", "--data-dir", data.to_str().expect("a path of ASCII")];
+                args.extend(self.args.iter().map(String::as_str));
+                stack.gateways = vec![role("dev".into(), &args)];
+            }
+            Mode::Distributed => {
+                stack.gateways = (1..=self.gateways)
+                    .map(|n| role(format!("gateway{n}"), &["gateway"]))
+                    .collect();
+                stack.workers = (1..=self.workers)
+                    .map(|n| role(format!("worker{n}"), &["worker"]))
+                    .collect();
+                stack.projectors = vec![role("projector".into(), &["projector"])];
+            }
+        }
+    }
+
+    async fn environment(
+        &self,
+        model: Option<&ScriptedModel>,
+        postgres: Option<&PrivatePostgres>,
+        nats: Option<&PrivateNats>,
+    ) -> Env {
+        let mut env: Vec<(String, String)> = CLEARED.map(|name| (name.into(), String::new())).into();
+        let mut set = |name: &str, value: String| env.push((name.into(), value));
+        if let Some(model) = model {
+            set("OPENAI_BASE_URL", model.base_url());
+            set("OPENAI_API_KEY", "of-a-test".into());
+        }
+        if self.mode == Mode::Distributed {
+            let database = match postgres {
+                Some(postgres) => postgres.url("postgres"),
+                None => services().await.fresh_database().await,
+            };
+            let nats = match nats {
+                Some(nats) => nats.url(),
+                None => services().await.nats_url.clone(),
+            };
+            set("DATABASE_URL", database);
+            set("NATS_URL", nats);
+            set("STEADFAST_NATS_PREFIX", fresh_prefix());
+        }
+        env.extend(self.env.iter().cloned());
+        Arc::new(env)
+    }
+}
