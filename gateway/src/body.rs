@@ -50,7 +50,7 @@ pub async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<B
 
 fn too_large(bytes_max: usize) -> Problem {
     metrics::http().rejected.with_label_values(&["body_size"]).inc();
-    let detail = format!("the body is larger than {bytes_max} bytes (limits.body_bytes_max); send less");
+    let detail = format!("the body is larger than {bytes_max} bytes (gateway.body_bytes_max); send less");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
 }
 

@@ -70,8 +70,8 @@ impl Gateway {
             limits,
         } = deps;
         Self(Arc::new(Shared {
+            rate: RateLimit::new(limits.requests_per_minute_for(&identity)),
             doorkeeper: Doorkeeper::new(identity),
-            rate: RateLimit::new(limits.requests_per_minute),
             announcer: Announcer::new(queue, feed.clone()),
             slots: Slots::new(limits.streams_max, limits.streams_per_tenant_max),
             draining: CancellationToken::new(),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::identity::Identity;
+
 /// The limits an installation may set, as a table of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,7 +30,8 @@ pub struct GatewayLimits {
     pub streams_per_tenant_max: usize,
     /// An event stream is ended after this many seconds, and the client reconnects; 0 means never.
     pub stream_seconds_max: u64,
-    /// Requests of one tenant in a minute, at this process; 0 means no limit.
+    /// Requests of one tenant in a minute, at this process; 0 means [`REQUESTS_PER_MINUTE`] where identity is
+    /// required, and no limit where it is not.
     pub requests_per_minute: u32,
     /// How long a worker may take to claim a new run before the run is dispatched again.
     pub claim_within_seconds: u64,
@@ -53,7 +56,18 @@ impl Default for GatewayLimits {
     }
 }
 
+/// What a tenant may send in a minute where nothing else is configured: a wall against a client gone wild, far above
+/// what people do.
+pub const REQUESTS_PER_MINUTE: u32 = 60_000;
+
 impl GatewayLimits {
+    pub fn requests_per_minute_for(&self, identity: &Identity) -> u32 {
+        match (self.requests_per_minute, identity) {
+            (0, Identity::Required { .. }) => REQUESTS_PER_MINUTE,
+            (configured, _) => configured,
+        }
+    }
+
     pub fn claim_within(&self) -> Duration {
         Duration::from_secs(self.claim_within_seconds)
     }

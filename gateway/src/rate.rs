@@ -88,7 +88,7 @@ fn too_many(per_minute: u32, until: &NotUntil<<DefaultClock as Clock>::Instant>,
     metrics::http().rejected.with_label_values(&["rate"]).inc();
     let seconds = until.wait_time_from(clock.now()).as_secs_f64().ceil().max(1.0) as u64;
     let detail = format!(
-        "this tenant may send {per_minute} requests a minute (limits.requests_per_minute); try again in {seconds} s"
+        "this tenant may send {per_minute} requests a minute (gateway.requests_per_minute); try again in {seconds} s"
     );
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).retry_after(seconds);
     Left {

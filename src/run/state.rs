@@ -196,6 +196,8 @@ impl Run {
                 });
             }
             Event::ModelCallFailed(e) => {
+                // A failure that was recorded is a step forward: tries have a limit of their own.
+                self.fruitless_claims = 0;
                 self.call = match e.retry_at {
                     Some(retry_at) => Call::Backoff {
                         attempt: e.attempt,

@@ -386,7 +386,11 @@ impl Backend for Adapter {
         let (now, in_lock_order) = (self.now(), self.in_lock_order());
         let sql = format!(
             "update runs set due_at = {now}, dispatches = dispatches + 1
-             where run_id in (select run_id from runs where status = 'queued' and due_at > {now} {in_lock_order})"
+             where run_id in (select run_id from runs
+                              where due_at > {now}
+                                and (status = 'queued'
+                                     or (dispatches > 0 and (lease_until is null or lease_until <= {now})))
+                              {in_lock_order})"
         );
         let mut made = self.db.execute(&sql, &[]).await?;
         if let Some(owner) = dead_owner {

@@ -21,6 +21,10 @@ use crate::metrics;
 pub const BATCH_MAX: usize = 256;
 /// Appends waiting for a lane, at the most; more callers wait their turn.
 const LANE_DEPTH: usize = 4096;
+/// A caller hears so long after its patience has run out, at the latest.
+const GRACE: Duration = Duration::from_millis(500);
+/// A batch that has not committed by then is given up on, its connection with it, and the log is asked what became of it.
+const WRITE_MAX: Duration = Duration::from_secs(10);
 /// Pause between tries while the database is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -60,6 +64,7 @@ impl Appender {
         };
         let give_up = Instant::now() + append.patience;
         let (reply, answer) = oneshot::channel();
+        let patience = append.patience;
         let job = Job {
             prepared: Prepared::new(append),
             reply,
@@ -67,8 +72,15 @@ impl Appender {
             unsure: false,
         };
         let stopped = || Error::Unavailable("the appender has stopped".into());
-        self.lanes[lane].send(job).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let outcome = async {
+            self.lanes[lane].send(job).await.map_err(|_| stopped())?;
+            answer.await.map_err(|_| stopped())?
+        };
+        // The lane gives up by itself; this is for a lane that is held by a database that neither answers nor fails.
+        let late = |_| Err(Error::Unavailable("the database does not answer".into()));
+        tokio::time::timeout(patience + GRACE, outcome)
+            .await
+            .unwrap_or_else(late)
     }
 }
 
@@ -85,7 +97,12 @@ async fn lane(backend: Arc<dyn Backend>, mut jobs: mpsc::Receiver<Job>) {
             let Ok(job) = jobs.try_recv() else { break };
             waiting.push(job);
         }
+        // Whoever has stopped waiting was told nothing, and nothing need happen any more.
+        waiting.retain(|job| !job.reply.is_closed());
         let mut batch = take_batch(&mut waiting);
+        if batch.is_empty() {
+            continue;
+        }
         metrics::store().append_batch.observe(batch.len() as f64);
         let started = Instant::now();
         if let Err(error) = write(&*backend, &mut batch).await {
@@ -165,15 +182,15 @@ async fn write(backend: &dyn Backend, batch: &mut Vec<Job>) -> Result<(), Error>
         .drain(..)
         .map(|job| (job.prepared, (job.reply, job.give_up, job.unsure)))
         .unzip();
-    let verdicts = backend.write(&orders).await;
+    let verdicts = write_in_time(backend, &orders).await;
     let jobs = orders.into_iter().zip(replies);
     match verdicts {
         Ok(verdicts) => {
             for ((prepared, (reply, give_up, unsure)), verdict) in jobs.zip(verdicts) {
-                if unsure && !matches!(verdict, Outcome::Appended(_)) {
+                if unsure && !matches!(verdict, Ok(Outcome::Appended(_))) {
                     // Our own first try may be what it conflicts with, or what used its key.
                     match backend.was_appended(&prepared).await {
-                        Ok(found) => drop(reply.send(Ok(found.unwrap_or(verdict)))),
+                        Ok(found) => drop(reply.send(found.map_or(verdict, Ok))),
                         Err(_) => batch.push(Job {
                             prepared,
                             reply,
@@ -183,7 +200,7 @@ async fn write(backend: &dyn Backend, batch: &mut Vec<Job>) -> Result<(), Error>
                     }
                 } else {
                     // The caller may be gone; the facts stay.
-                    drop(reply.send(Ok(verdict)));
+                    drop(reply.send(verdict));
                 }
             }
             if batch.is_empty() {
@@ -202,6 +219,34 @@ async fn write(backend: &dyn Backend, batch: &mut Vec<Job>) -> Result<(), Error>
             Err(error)
         }
     }
+}
+
+type Verdicts = Vec<Result<Outcome, Error>>;
+
+async fn write_in_time(backend: &dyn Backend, orders: &[Prepared]) -> Result<Verdicts, Error> {
+    let write = async |orders| match tokio::time::timeout(WRITE_MAX, backend.write(orders)).await {
+        Ok(written) => written,
+        Err(_) => Err(no_answer()),
+    };
+    match write(orders).await {
+        // A statement that is refused for one append fails its neighbours too: each is tried alone.
+        Err(Error::Refused(_)) if orders.len() > 1 => {
+            let mut verdicts = Verdicts::with_capacity(orders.len());
+            for order in orders {
+                match write(std::slice::from_ref(order)).await {
+                    Ok(written) => verdicts.extend(written.into_iter().map(Ok)),
+                    Err(error @ Error::Unavailable(_)) => return Err(error),
+                    Err(error) => verdicts.push(Err(error)),
+                }
+            }
+            Ok(verdicts)
+        }
+        written => Ok(written?.into_iter().map(Ok).collect()),
+    }
+}
+
+fn no_answer() -> Error {
+    Error::Unavailable(format!("no answer within {} s", WRITE_MAX.as_secs()))
 }
 
 fn put_back(batch: Vec<Job>, waiting: &mut Vec<Job>, error: &Error) {

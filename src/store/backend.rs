@@ -56,8 +56,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes up to `limit` overdue runs that nothing holds back and puts each off by a growing pause.
     async fn take_due(&self, limit: u32, first_pause: Duration) -> Result<Vec<Due>, Error>;
 
-    /// Makes every queued run due at once and ends the leases of `dead_owner`: after the queue was wiped, or when
-    /// the only process there is has started again.
+    /// Makes due at once every queued run and every overdue one that was dispatched in vain, and ends the leases of
+    /// `dead_owner`: after the queue was wiped, or when the only process there is has started again.
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error>;
 
     async fn backlog(&self) -> Result<Backlog, Error>;

@@ -27,6 +27,20 @@ use crate::run::Time;
 
 const CONNECTIONS_MAX: u32 = 16;
 const HOT_CONNECTIONS: usize = 4;
+/// A single statement of a client's request or of the bookkeeping that has not been answered by then never will be: the
+/// server is frozen, or the network is. Transactions (rebuilds, checks) take the time they need.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Waits for an answer, for a while.
+async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Error::Unavailable(format!(
+            "no answer within {} s",
+            ANSWER_MAX.as_secs()
+        ))),
+    }
+}
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A database: a pool of connections to Postgres, or to a SQLite file with its one writer.
@@ -129,8 +143,7 @@ impl Db {
     pub async fn execute(&self, sql: &str, args: &[Value]) -> Result<u64, Error> {
         let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
-            Self::Postgres(pool) => sqlx::query_with(sql, pg_args(args)?)
-                .execute(pool)
+            Self::Postgres(pool) => in_time(sqlx::query_with(sql, pg_args(args)?).execute(pool))
                 .await?
                 .rows_affected(),
             Self::Sqlite { write, .. } => sqlx::query_with(sql, lite_args(args)?)
@@ -144,7 +157,7 @@ impl Db {
     pub async fn fetch(&self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
         let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
-            Self::Postgres(pool) => rows(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool).await?),
+            Self::Postgres(pool) => rows(in_time(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool)).await?),
             Self::Sqlite { read, .. } => rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(read).await?),
         })
     }
@@ -153,7 +166,7 @@ impl Db {
     pub async fn fetch_writing(&self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
         let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
-            Self::Postgres(pool) => rows(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool).await?),
+            Self::Postgres(pool) => rows(in_time(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool)).await?),
             Self::Sqlite { write, .. } => rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(write).await?),
         })
     }
@@ -198,18 +211,21 @@ impl HotReads {
         let Db::Postgres(pool) = &self.db else {
             return self.db.fetch(sql, args).await;
         };
-        let mut slot = self.slot().await;
-        if let Some(mut connection) = slot.take() {
-            // A connection that fails had died unnoticed, most likely: a read may be asked again.
-            if let Ok(answer) = sqlx::query_with(sql, pg_args(args)?).fetch_all(&mut connection).await {
-                *slot = Some(connection);
-                return Ok(rows(answer));
+        let answer = async {
+            let mut slot = self.slot().await;
+            if let Some(mut connection) = slot.take() {
+                // A connection that fails had died unnoticed, most likely: a read may be asked again.
+                if let Ok(answer) = sqlx::query_with(sql, pg_args(args)?).fetch_all(&mut connection).await {
+                    *slot = Some(connection);
+                    return Ok(answer);
+                }
             }
-        }
-        let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-        let answer = sqlx::query_with(sql, pg_args(args)?).fetch_all(&mut connection).await?;
-        *slot = Some(connection);
-        Ok(rows(answer))
+            let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+            let answer = sqlx::query_with(sql, pg_args(args)?).fetch_all(&mut connection).await?;
+            *slot = Some(connection);
+            Ok(answer)
+        };
+        Ok(rows(in_time(answer).await?))
     }
 
     async fn slot(&self) -> MutexGuard<'_, Option<PgConnection>> {
@@ -308,7 +324,7 @@ values! {
     Time => Time, |value| value;
 }
 
-fn pg_args(values: &[Value]) -> Result<PgArguments, Error> {
+fn pg_args(values: &[Value]) -> Result<PgArguments, sqlx::Error> {
     use sqlx::Arguments;
     let mut args = PgArguments::default();
     for value in values {
@@ -319,12 +335,12 @@ fn pg_args(values: &[Value]) -> Result<PgArguments, Error> {
             Value::Uuid(value) => args.add(*value),
             Value::Time(value) => args.add(*value),
         }
-        .map_err(|error| Error::Refused(error.to_string()))?;
+        .map_err(sqlx::Error::Encode)?;
     }
     Ok(args)
 }
 
-fn lite_args(values: &[Value]) -> Result<SqliteArguments, Error> {
+fn lite_args(values: &[Value]) -> Result<SqliteArguments, sqlx::Error> {
     use sqlx::Arguments;
     let mut args = SqliteArguments::default();
     for value in values {
@@ -335,7 +351,7 @@ fn lite_args(values: &[Value]) -> Result<SqliteArguments, Error> {
             Value::Uuid(value) => args.add(*value),
             Value::Time(value) => args.add(value.map(lite_time)),
         }
-        .map_err(|error| Error::Refused(error.to_string()))?;
+        .map_err(sqlx::Error::Encode)?;
     }
     Ok(args)
 }

@@ -172,7 +172,7 @@ impl Execution {
         .await
     }
 
-    async fn out_of_time(&mut self) -> Result<(), Done> {
+    pub(crate) async fn out_of_time(&mut self) -> Result<(), Done> {
         let seconds = self
             .loaded
             .run

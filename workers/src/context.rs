@@ -69,8 +69,9 @@ pub async fn choose(reader: &Reader, loaded: &Loaded, request: &RunRequested) ->
     if reader.open_before(session, seq).await? {
         return Ok(None);
     }
-    let newest_first = reader.turns(session, seq, request.limits.history_turns_max).await?;
-    let mut turns = exchanges(reader, &newest_first).await?;
+    let mut oldest_first = reader.turns(session, seq, request.limits.history_turns_max).await?;
+    oldest_first.reverse();
+    let mut turns = exchanges(reader, &oldest_first).await?;
     let mut budget = request.limits.history_chars_max as usize;
     let kept = (turns.iter().rev())
         .take_while(|(_, messages)| {
@@ -101,7 +102,7 @@ pub async fn recall(reader: &Reader, turns: &[RunId]) -> Result<Vec<Message>, Er
     Ok(exchanges.into_iter().flat_map(|(_, messages)| messages).collect())
 }
 
-/// Question and answer of each run, oldest first.
+/// Question and answer of each run, in the order of the runs.
 async fn exchanges(reader: &Reader, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Message>)>, Error> {
     let mut by_run: HashMap<RunId, Vec<Message>> = HashMap::new();
     for stored in reader.exchanges(runs).await? {
@@ -117,8 +118,8 @@ async fn exchanges(reader: &Reader, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Me
             _ => {}
         }
     }
-    let mut ordered: Vec<_> = by_run.into_iter().collect();
-    ordered.sort_unstable_by_key(|(run_id, _)| *run_id);
+    // In the order asked for: ids come from several clocks, a session's order does not.
+    let ordered = runs.iter().filter_map(|run| by_run.remove_entry(run)).collect();
     Ok(ordered)
 }
 

@@ -186,12 +186,14 @@ impl Execution {
                 Next::ConfirmCancel => self.commit(Command::ConfirmCancel { now: clock::now() }).await?,
                 Next::RetryModelCallAt(at) => self.pause_until(at).await?,
                 Next::CallModel { step, attempt } => {
-                    self.wait_for_fresh_lease().await?;
-                    self.call_model(step, attempt).await?;
+                    if self.has_fresh_lease().await? {
+                        self.call_model(step, attempt).await?;
+                    }
                 }
                 Next::RunTools(tools) => {
-                    self.wait_for_fresh_lease().await?;
-                    self.run_tools(tools).await?;
+                    if self.has_fresh_lease().await? {
+                        self.run_tools(tools).await?;
+                    }
                 }
             }
         }
@@ -199,10 +201,6 @@ impl Execution {
 
     async fn pause_until(&mut self, at: steadfast::run::Time) -> Result<(), Done> {
         let pause = (at - clock::now()).to_std().unwrap_or_default();
-        if pause > PAUSE_HELD_MAX {
-            // The append that brought the pause has let go of the run already.
-            return Err(Done::Settled);
-        }
         let end = tokio::time::Instant::now() + pause;
         loop {
             tokio::select! {
@@ -255,15 +253,26 @@ impl Execution {
         Ok(())
     }
 
-    async fn wait_for_fresh_lease(&mut self) -> Result<(), Done> {
+    /// Whether the lease surely holds; false if something came up while waiting for its renewal.
+    async fn has_fresh_lease(&mut self) -> Result<bool, Done> {
         while !self.lease.is_fresh(self.shared.options.lease) {
             tokio::select! {
-                () = self.lease.lost.cancelled() => return Err(Done::Lost),
-                () = self.hand_back.cancelled() => return self.stop(Done::HandedBack).await,
                 () = tokio::time::sleep(self.shared.options.lease / 10) => {}
+                interrupt = self.interrupt() => match interrupt {
+                    Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(false),
+                    Interrupt::Changed | Interrupt::Resend => {}
+                    Interrupt::Deadline => {
+                        self.out_of_time().await?;
+                        return Ok(false);
+                    }
+                    Interrupt::Stop(done) => {
+                        self.stop(done).await?;
+                        return Ok(false);
+                    }
+                },
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Decides and appends, again after each input that came in between.
@@ -275,8 +284,10 @@ impl Execution {
                 Err(refusal) => return Err(Done::Stuck(format!("its own outcome was refused: {refusal}"))),
             };
             let lease = lease_after(&after);
+            let lets_go = matches!(lease, LeaseChange::Release { .. });
             if self.append(events, after, lease).await?.is_some() {
-                return Ok(());
+                // What was let go of is not touched again, however short the pause has become meanwhile.
+                return if lets_go { Err(Done::Settled) } else { Ok(()) };
             }
             self.refresh().await?;
         }

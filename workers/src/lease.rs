@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,6 +32,8 @@ struct Held {
     renewed: Instant,
     lost: CancellationToken,
     signals: mpsc::Sender<Signal>,
+    /// A command came for the run while it was in these hands.
+    again: Arc<AtomicBool>,
 }
 
 /// One run in this worker's hands; let go of by being dropped.
@@ -36,6 +41,7 @@ pub struct Lease {
     pub run_id: RunId,
     /// Another worker has claimed the run.
     pub lost: CancellationToken,
+    again: Arc<AtomicBool>,
     leases: Leases,
 }
 
@@ -48,6 +54,7 @@ impl Leases {
         }
         let (signals, receiver) = mpsc::channel(SIGNALS);
         let lost = CancellationToken::new();
+        let again = Arc::<AtomicBool>::default();
         held.insert(
             run_id,
             Held {
@@ -55,16 +62,26 @@ impl Leases {
                 renewed: Instant::now(),
                 lost: lost.clone(),
                 signals,
+                again: again.clone(),
             },
         );
         Some((
             Lease {
                 run_id,
                 lost,
+                again,
                 leases: self.clone(),
             },
             receiver,
         ))
+    }
+
+    /// A command came for a run that may be in these hands.
+    pub fn look_again(&self, run_id: RunId) {
+        if let Some(held) = self.lock().get(&run_id) {
+            held.again.store(true, Ordering::Relaxed);
+            let _ = held.signals.try_send(Signal::Changed);
+        }
     }
 
     pub fn signal(&self, run_id: RunId, signal: Signal) {
@@ -125,6 +142,11 @@ impl Lease {
             held.epoch = epoch;
             held.renewed = at;
         }
+    }
+
+    /// Set once a command has come for the run while it was in these hands.
+    pub fn look_again(&self) -> Arc<AtomicBool> {
+        self.again.clone()
     }
 
     /// The claim was let go of: a renewal would no longer find it.

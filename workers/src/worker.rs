@@ -1,6 +1,9 @@
 //! The command loop: pull while slots are free, execute, drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use steadfast::{
     feed::LiveFeed,
@@ -193,10 +196,14 @@ async fn pull(
         };
         let Ok(permit) = permit else { return };
         let free = 1 + slots.available_permits();
-        let pulled = tokio::select! {
-            pulled = shared.queue.pull(free) => pulled,
-            () = shutdown.cancelled() => return,
-        };
+        // Followed to its end also when a stop comes: a pull that is dropped may take messages with it.
+        let pulled = shared.queue.pull(free).await;
+        if shutdown.is_cancelled() {
+            for delivery in pulled.unwrap_or_default() {
+                delivery.give_back(Duration::ZERO).await;
+            }
+            return;
+        }
         let deliveries = match pulled {
             Ok(deliveries) => deliveries,
             Err(error) => {
@@ -233,11 +240,13 @@ async fn advance(
 ) {
     let command = delivery.command.clone();
     let Some((lease, signals)) = leases.take(command.run_id) else {
-        // In our hands already: whatever the command is about, the run is looked at again.
-        leases.signal(command.run_id, steadfast::feed::Signal::Changed);
+        // In our hands already: whatever the command is about, the run is looked at again, now and once more when we
+        // let go of it.
+        leases.look_again(command.run_id);
         delivery.ack().await;
         return;
     };
+    let look_again = lease.look_again();
     metrics::runs().in_progress.inc();
     let _guard = InProgress(permit);
     let mut delivery = Some(delivery);
@@ -246,7 +255,10 @@ async fn advance(
             delivery.ack().await;
         }
     };
-    let done = Execution::run(shared, &command, lease, signals, hand_back, claimed).await;
+    let done = Execution::run(shared.clone(), &command, lease, signals, hand_back, claimed).await;
+    if look_again.load(Ordering::Relaxed) {
+        shared.announce(command.run_id, &command.tenant).await;
+    }
     match &done {
         Done::Stuck(reason) => {
             tracing::error!(run.id = %command.run_id, reason, "a run is stuck; it will be tried again")

@@ -44,11 +44,11 @@ impl Slots {
     pub fn take(&self, tenant: &TenantId) -> Result<Slot, Problem> {
         let mut open = self.lock();
         if open.all >= self.all_max {
-            return Err(full("this server", self.all_max, "limits.streams_max"));
+            return Err(full("this server", self.all_max, "gateway.streams_max"));
         }
         let of_tenant = open.by_tenant.entry(tenant.clone()).or_default();
         if *of_tenant >= self.tenant_max {
-            return Err(full("this tenant", self.tenant_max, "limits.streams_per_tenant_max"));
+            return Err(full("this tenant", self.tenant_max, "gateway.streams_per_tenant_max"));
         }
         *of_tenant += 1;
         open.all += 1;

@@ -66,10 +66,10 @@ fn unknown_type(name: &str) -> Problem {
     let name: String = name.chars().take(60).collect();
     let known: Vec<&str> = names().collect();
     let hint = body::closest(&name, &known)
-        .map(|close| format!("; did you mean {close:?}?"))
+        .map(|close| format!(", did you mean {close:?}?"))
         .unwrap_or_default();
     let detail = format!(
-        "there is no event type {name:?}{hint} The types are: {}",
+        "there is no event type {name:?}{hint}; the types are: {}",
         known.join(", ")
     );
     Problem::new(StatusCode::BAD_REQUEST, "unknown_event_type", detail.clone()).at("types", detail)

@@ -49,7 +49,7 @@ pub fn messages(input: Input, limits: &GatewayLimits) -> Result<Vec<Message>, Pr
             let (given, max) = (bodies.len(), limits.messages_max);
             return Err(Problem::invalid(
                 "/input",
-                format!("{given} messages are more than {max} (limits.messages_max)"),
+                format!("{given} messages are more than {max} (gateway.messages_max)"),
             ));
         }
         Input::Messages(bodies) => conversation(bodies)?,
@@ -57,7 +57,7 @@ pub fn messages(input: Input, limits: &GatewayLimits) -> Result<Vec<Message>, Pr
     let bytes: usize = messages.iter().map(|message| message.content().len()).sum();
     if bytes > limits.input_bytes_max {
         let max = limits.input_bytes_max;
-        let detail = format!("the text is {bytes} bytes long, more than {max} (limits.input_bytes_max); shorten it");
+        let detail = format!("the text is {bytes} bytes long, more than {max} (gateway.input_bytes_max); shorten it");
         return Err(Problem::invalid("/input", detail).code("input_too_large"));
     }
     match messages.last() {

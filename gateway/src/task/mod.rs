@@ -108,7 +108,7 @@ pub fn metadata(given: Option<Map<String, Value>>, limits: &GatewayLimits) -> Re
     let bytes = value.to_string().len();
     if bytes > limits.metadata_bytes_max {
         let max = limits.metadata_bytes_max;
-        let detail = format!("it is {bytes} bytes long, more than {max} (limits.metadata_bytes_max); shorten it");
+        let detail = format!("it is {bytes} bytes long, more than {max} (gateway.metadata_bytes_max); shorten it");
         return Err(Problem::invalid("/metadata", detail));
     }
     Ok(value)

@@ -38,7 +38,7 @@ pub fn tools(bodies: Vec<Object<ToolBody>>, agent: &Agent, limits: &GatewayLimit
         let (given, max) = (bodies.len(), limits.tools_max);
         return Err(Problem::invalid(
             "/tools",
-            format!("{given} tools are more than {max} (limits.tools_max)"),
+            format!("{given} tools are more than {max} (gateway.tools_max)"),
         ));
     }
     let mut specs: Vec<ToolSpec> = Vec::with_capacity(bodies.len());

@@ -29,7 +29,7 @@ async fn a_gigabyte_is_refused_before_it_is_sent() {
     let head = "POST /v1/runs HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1073741824\r\nconnection: close\r\n\r\n";
     let answer = raw(&house, head.as_bytes()).await;
     assert!(
-        answer.starts_with("HTTP/1.1 413") && answer.contains("limits.body_bytes_max"),
+        answer.starts_with("HTTP/1.1 413") && answer.contains("gateway.body_bytes_max"),
         "{answer}"
     );
 }
