@@ -42,8 +42,21 @@ async fn a_worker_told_to_stop_finishes_or_hands_over_and_nothing_is_lost() {
         // Some would take longer than the drain, some end in time.
         let (mut runs, short) = tokio::join!(begun(&stack, 300, 6), begun(&stack, 10, 4));
         runs.extend(short);
-        stack.workers[0].sigterm();
-        let status = stack.workers[0]
+        // The worker that holds the first of the long ones: its name has its process in it.
+        let claim = stack
+            .api()
+            .until(&runs[0], |frame| frame.name == "run.started")
+            .await
+            .data();
+        let name = claim["worker"].as_str().expect("the worker's name");
+        let names_it = |pid: u32| name.split('-').any(|word| word == pid.to_string());
+        let holder = stack
+            .workers
+            .iter_mut()
+            .find(|worker| worker.pid().is_some_and(names_it));
+        let holder = holder.unwrap_or_else(|| panic!("no worker is {name}"));
+        holder.sigterm();
+        let status = holder
             .wait_exit(Duration::from_secs(20))
             .await
             .expect("the worker ends by itself");
@@ -63,6 +76,7 @@ async fn a_worker_told_to_stop_finishes_or_hands_over_and_nothing_is_lost() {
             taken_over += orphaned;
         }
         println!("drain: {} runs, {taken_over} handed over", runs.len());
+        assert!(taken_over > 0, "the long run ended before its worker did");
     })
     .await;
     stack.check_settled().await;

@@ -12,17 +12,16 @@ const OVERRIDE: &str = "STEADFAST_TEST_BINARY";
 
 /// The path of `steadfast`, built anew if it is missing or older than its sources.
 pub fn steadfast() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
+    // A build that failed is not tried again by every test.
+    static PATH: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let path = PATH.get_or_init(|| {
         if let Some(path) = std::env::var_os(OVERRIDE) {
-            return path.into();
+            return Ok(path.into());
         }
         let path = beside_this_test();
-        if !is_fresh(&path) {
-            build(&path);
-        }
-        path
-    })
+        if is_fresh(&path) { Ok(path) } else { build(path) }
+    });
+    path.as_ref().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// `target/<profile>/steadfast`; this test is `target/<profile>/deps/it-…`.
@@ -49,17 +48,19 @@ fn is_fresh(binary: &Path) -> bool {
     sources.split_whitespace().all(unchanged)
 }
 
-fn build(binary: &Path) {
+fn build(binary: PathBuf) -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let release = binary.parent().is_some_and(|dir| dir.ends_with("release"));
     let mut command = Command::new(cargo);
     command
         .args(["build", "--quiet", "--package", "steadfast-cli"])
-        .args(release.then_some("--release"));
-    let status = command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).status();
-    let built = status.is_ok_and(|status| status.success());
-    assert!(
-        built,
-        "`steadfast` is not up to date and does not build: see `cargo build -p steadfast-cli`"
-    );
+        .args(release.then_some("--release"))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    match command.status() {
+        Ok(status) if status.success() => Ok(binary),
+        _ => Err(
+            "`steadfast` is missing or older than its sources, and does not build: see `cargo build -p steadfast-cli`"
+                .into(),
+        ),
+    }
 }

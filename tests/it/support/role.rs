@@ -40,6 +40,10 @@ impl Role {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    pub fn pid(&self) -> Option<u32> {
+        self.proc.as_ref().map(Proc::pid)
+    }
+
     /// Starts the process; [`Role::ready`] waits for it.
     pub fn launch(&mut self) {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
