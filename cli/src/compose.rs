@@ -130,6 +130,21 @@ pub fn agents(dir: &Path, tools: &Toolbox) -> Result<Arc<Agents>, Failure> {
     Ok(Arc::new(Agents::load(Some(dir), &tools.known())?))
 }
 
+/// Refuses agents whose model nobody can answer for; all of them are named at once.
+pub async fn check_models(agents: &Agents, models: &Models) -> Result<(), Failure> {
+    let mut problems = Vec::new();
+    for agent in agents.iter() {
+        if let Some(objection) = models.objection(&agent.model).await {
+            problems.push(format!("agent {:?}: model {:?}: {objection}", agent.name, agent.model));
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(problems.join("\n")))
+    }
+}
+
 pub fn models(settings: ModelSettings) -> Result<Arc<Models>, Failure> {
     let configured = settings.base_url.is_some() || settings.api_key.is_some();
     let provider = configured.then(|| OpenAiOptions {

@@ -34,6 +34,7 @@ pub async fn dev(settings: &Settings, args: args::Dev) -> Result<ExitCode, Failu
     let tools = compose::toolbox(settings);
     let agents_dir = settings.agents(args.agents.as_deref());
     let agents = compose::agents(&agents_dir, &tools)?;
+    compose::check_models(&agents, &models).await?;
 
     let _lock = DataDirLock::take(&args.data_dir)?;
     let (listener, address) = place.listen().await?;

@@ -73,6 +73,30 @@ impl Models {
         })
     }
 
+    /// Why nobody can answer for this name, as far as that can be told before a call.
+    pub async fn objection(&self, name: &str) -> Option<String> {
+        if name == "default" || name == Scripted::NAME {
+            return None;
+        }
+        let Some(provider) = &self.provider else {
+            return Some(format!(
+                "no provider is configured, so only \"default\" and {:?} can be answered for; set OPENAI_BASE_URL or \
+                 OPENAI_API_KEY",
+                Scripted::NAME
+            ));
+        };
+        // A provider that is away, or has no list, is no reason to refuse: the run will tell.
+        let listed = provider.models().await.ok().filter(|listed| !listed.is_empty())?;
+        if listed.iter().any(|known| known == name) {
+            return None;
+        }
+        let close = (listed.iter()).max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)))?;
+        Some(format!(
+            "the provider offers no such model; the nearest of its {} is {close:?}",
+            listed.len()
+        ))
+    }
+
     fn is_scripted(&self, name: &str) -> bool {
         let configured = self.default_model.as_deref().filter(|_| name == "default");
         configured.unwrap_or(name) == Scripted::NAME
