@@ -1,34 +1,25 @@
 //! `steadfast doctor`: what is reachable, and what to do about the rest.
 
+mod database;
+mod provider;
+
 use std::{process::ExitCode, time::Duration};
 
 use async_nats::ConnectOptions;
 use serde::Serialize;
-use serde_json::Value;
-use steadfast::{
-    queue::JetStreamQueue,
-    store::{Db, sql::Row},
-};
+use steadfast::queue::JetStreamQueue;
 
-use super::{database_url, yes_or_no};
+use super::yes_or_no;
 use crate::{
-    args,
-    client::{http_client, is_loopback, reason},
-    compose,
+    args, compose,
     config::{DEFAULT_PATH, Settings},
     error::Failure,
     nats,
     output::{self, clean},
-    secret::{Secret, shown_url},
+    secret::shown_url,
 };
 
-const DATABASE_WAIT: Duration = Duration::from_secs(8);
 const NATS_WAIT: Duration = Duration::from_secs(5);
-const PROVIDER_WAIT: Duration = Duration::from_secs(10);
-/// A transaction open for longer holds the projections back.
-const TRANSACTION_SECONDS_MAX: i64 = 30;
-const POSTGRES_MAJOR_MIN: i64 = 15;
-const MODELS_SHOWN_MAX: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,9 +68,9 @@ pub async fn doctor(settings: &Settings, args: args::Doctor) -> Result<ExitCode,
         Some(path) => diagnosis.ok("settings", format!("{} and the environment", path.display())),
         None => diagnosis.ok("settings", format!("the environment (there is no {DEFAULT_PATH})")),
     }
-    database(&mut diagnosis, settings, &args.database).await;
+    database::examine(&mut diagnosis, settings, &args.database).await;
     queue(&mut diagnosis, settings, args.nats.as_deref()).await?;
-    provider(&mut diagnosis, settings).await?;
+    provider::examine(&mut diagnosis, settings).await?;
     let dir = settings.agents(args.agents.as_deref());
     match compose::agents(&dir, &compose::toolbox(settings)) {
         Ok(agents) => {

@@ -1,0 +1,117 @@
+//! Is the database there, recent enough, durable, migrated, and free of what holds readers back?
+
+use std::time::Duration;
+
+use steadfast::store::{Db, Error, sql::Row};
+
+use super::{Diagnosis, Verdict};
+use crate::{
+    args,
+    commands::database_url,
+    config::Settings,
+    secret::{Secret, shown_url},
+};
+
+const DATABASE_WAIT: Duration = Duration::from_secs(8);
+/// A transaction open for longer holds the projections back.
+const TRANSACTION_SECONDS_MAX: i64 = 30;
+const POSTGRES_MAJOR_MIN: i64 = 15;
+const PART: &str = "database";
+
+pub async fn examine(diagnosis: &mut Diagnosis, settings: &Settings, args: &args::Database) {
+    let url = match database_url(settings, args) {
+        Ok(url) => url,
+        Err(failure) => {
+            return diagnosis.trouble(Verdict::Warn, PART, failure.to_string(), "`steadfast dev` makes one");
+        }
+    };
+    let place = shown_url(url.expose());
+    let examined = tokio::time::timeout(DATABASE_WAIT, look(diagnosis, &url, &place)).await;
+    let trouble = match examined {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", DATABASE_WAIT.as_secs()),
+    };
+    let remedy = "check the address, the password, and whether the server runs";
+    diagnosis.trouble(Verdict::Fail, PART, format!("{place}: {trouble}"), remedy);
+}
+
+async fn look(diagnosis: &mut Diagnosis, url: &Secret, place: &str) -> Result<(), Error> {
+    let db = Db::connect(url.expose()).await?;
+    let missing = db.missing_migrations().await?;
+    if db.is_postgres() {
+        examine_postgres(diagnosis, &db, place).await?;
+    } else {
+        let rows = db.fetch("select sqlite_version() as version", &[]).await?;
+        let version: String = first(&rows)?.get("version")?;
+        diagnosis.ok(PART, format!("{place}: SQLite {version}"));
+    }
+    if missing.is_empty() {
+        diagnosis.ok("schema", "up to date");
+    } else {
+        let found = format!("migrations are missing: {}", missing.join(", "));
+        let remedy = if db.is_postgres() {
+            "run `steadfast migrate`"
+        } else {
+            "run `steadfast dev`"
+        };
+        diagnosis.trouble(Verdict::Fail, "schema", found, remedy);
+    }
+    db.close().await;
+    Ok(())
+}
+
+async fn examine_postgres(diagnosis: &mut Diagnosis, db: &Db, place: &str) -> Result<(), Error> {
+    let rows = db
+        .fetch(
+            "select current_setting('server_version') as version,
+                    current_setting('server_version_num')::bigint / 10000 as major,
+                    current_setting('fsync') as fsync, current_setting('synchronous_commit') as commits",
+            &[],
+        )
+        .await?;
+    let row = first(&rows)?;
+    let (version, major): (String, i64) = (row.get("version")?, row.get("major")?);
+    if major < POSTGRES_MAJOR_MIN {
+        let found = format!("{place}: Postgres {version} is too old");
+        diagnosis.trouble(
+            Verdict::Fail,
+            PART,
+            found,
+            &format!("use Postgres {POSTGRES_MAJOR_MIN} or later"),
+        );
+    } else {
+        diagnosis.ok(PART, format!("{place}: Postgres {version}"));
+    }
+    let (fsync, commits): (String, String) = (row.get("fsync")?, row.get("commits")?);
+    if fsync != "on" || commits == "off" {
+        let found = format!("fsync is {fsync}, synchronous_commit is {commits}: a crash can take accepted runs");
+        diagnosis.trouble(Verdict::Warn, PART, found, "switch both on");
+    }
+    // Whoever holds a snapshot or a transaction id keeps readers of the log from what came after.
+    let rows = db
+        .fetch(
+            "select coalesce(max(extract(epoch from now() - xact_start)), 0)::bigint as seconds from pg_stat_activity
+             where (backend_xid is not null or backend_xmin is not null) and pid <> pg_backend_pid()
+               and datname = current_database()",
+            &[],
+        )
+        .await?;
+    let seconds: i64 = first(&rows)?.get("seconds")?;
+    if seconds > TRANSACTION_SECONDS_MAX {
+        let found = format!("a transaction has been open for {seconds} s: read models stand still behind it");
+        diagnosis.trouble(
+            Verdict::Warn,
+            "log",
+            found,
+            "find it in pg_stat_activity (oldest xact_start) and end it",
+        );
+    } else {
+        diagnosis.ok("log", format!("the oldest open transaction is {seconds} s old"));
+    }
+    Ok(())
+}
+
+fn first(rows: &[Row]) -> Result<&Row, Error> {
+    rows.first().ok_or_else(|| Error::Refused("no row came back".into()))
+}
