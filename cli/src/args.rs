@@ -27,7 +27,7 @@ Settings come from flags, then from the environment, then from ./steadfast.toml;
 Logs go to stderr, results to stdout. Exit codes: 0 yes, 1 no (a run failed, a check found damage), 2 could not be done.";
 
 #[derive(Parser)]
-#[command(name = "steadfast", version, about = ABOUT, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "steadfast", version, about = ABOUT, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -36,6 +36,7 @@ pub struct Cli {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Settings")]
 pub struct Global {
     /// Read settings from this file instead of ./steadfast.toml
     #[arg(long, global = true, value_name = "FILE")]
@@ -55,9 +56,9 @@ pub enum Command {
     /// Serve the HTTP API (needs Postgres and NATS)
     Gateway(Gateway),
     /// Execute runs (needs Postgres and NATS)
-    Worker(Role<8081>),
+    Worker(Role),
     /// Keep the read models up to date (needs Postgres)
-    Projector(Role<8082>),
+    Projector(Role),
     /// Bring the database and the queue to this build's version
     Migrate(Migrate),
     /// Give an agent a task and watch it work
@@ -119,7 +120,7 @@ pub struct Servers {
 )]
 pub struct Gateway {
     #[command(flatten)]
-    pub role: Role<8080>,
+    pub role: Role,
     /// The directory of agent files [env: STEADFAST_AGENTS] [default: agents]
     #[arg(long, value_name = "DIR")]
     pub agents: Option<PathBuf>,
@@ -127,13 +128,13 @@ pub struct Gateway {
 
 /// What every separate role takes. Workers and projectors serve only /healthz, /readyz and /metrics.
 #[derive(Args)]
-pub struct Role<const PORT: u16> {
+pub struct Role {
     /// The address to listen on [env: STEADFAST_HOST] [default: 127.0.0.1]
     #[arg(long)]
     pub host: Option<String>,
-    /// The port to listen on; 0 for any that is free
-    #[arg(long, default_value_t = PORT)]
-    pub port: u16,
+    /// The port to listen on; 0 for any that is free [default: gateway 8080, worker 8081, projector 8082]
+    #[arg(long)]
+    pub port: Option<u16>,
     #[command(flatten)]
     pub servers: Servers,
 }

@@ -19,11 +19,18 @@ use crate::{
     shutdown,
 };
 
+const GATEWAY_PORT: u16 = 8080;
+const WORKER_PORT: u16 = 8081;
+const PROJECTOR_PORT: u16 = 8082;
 /// What the roles without runs in hand get to end.
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCode, Failure> {
-    let place = Place::resolve(&settings.host(args.role.host.as_deref()), args.role.port).await?;
+    let place = Place::resolve(
+        &settings.host(args.role.host.as_deref()),
+        args.role.port.unwrap_or(GATEWAY_PORT),
+    )
+    .await?;
     let identity = settings.identity()?.identity(place.host(), place.is_loopback())?;
     let agents_dir = settings.agents(args.agents.as_deref());
     let agents = compose::agents(&agents_dir, &compose::toolbox(settings))?;
@@ -61,8 +68,8 @@ pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn worker(settings: &Settings, args: Role<8081>) -> Result<ExitCode, Failure> {
-    let place = Place::resolve(&settings.host(args.host.as_deref()), args.port).await?;
+pub async fn worker(settings: &Settings, args: Role) -> Result<ExitCode, Failure> {
+    let place = Place::resolve(&settings.host(args.host.as_deref()), args.port.unwrap_or(WORKER_PORT)).await?;
     let worker = settings.worker()?;
     let model = compose::model_in_words(&settings.model());
     let models = compose::models(settings.model())?;
@@ -109,8 +116,12 @@ pub async fn worker(settings: &Settings, args: Role<8081>) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn projector(settings: &Settings, args: Role<8082>) -> Result<ExitCode, Failure> {
-    let place = Place::resolve(&settings.host(args.host.as_deref()), args.port).await?;
+pub async fn projector(settings: &Settings, args: Role) -> Result<ExitCode, Failure> {
+    let place = Place::resolve(
+        &settings.host(args.host.as_deref()),
+        args.port.unwrap_or(PROJECTOR_PORT),
+    )
+    .await?;
     let shutdown = shutdown::on_signal()?;
 
     let store = compose::shared_store(settings, args.servers.database.as_deref());
