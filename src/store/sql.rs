@@ -42,6 +42,9 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     }
 }
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was idle for longer may have died with its server: it is tried before it is used, or each of a
+/// pool would fail one request after a restart of the database. A busy one is not, that would double the round trips.
+const IDLE_UNTRIED_MAX: Duration = Duration::from_millis(500);
 
 /// A database: a pool of connections to Postgres, or to a SQLite file with its one writer.
 #[derive(Clone, Debug)]
@@ -76,6 +79,9 @@ impl Db {
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move { Ok(meta.idle_for < IDLE_UNTRIED_MAX || connection.ping().await.is_ok()) })
+            })
             .connect_lazy_with(options);
         Ok(Self::Postgres(pool))
     }
