@@ -13,7 +13,7 @@ use super::{
     sql::{Db, Row},
     sqlite,
 };
-use crate::run::{RunId, SessionId, Status, TenantId, Time, Usage};
+use crate::run::{RunId, SessionId, Status, TenantId, Time};
 
 /// A run that keeps being dispatched in vain is looked at less and less often, down to once in this time.
 const REDRIVE_PAUSE_MAX: Duration = Duration::from_secs(300);
@@ -114,11 +114,7 @@ fn head_of(row: &Row) -> Result<Head, Error> {
         lease_owner: row.get("lease_owner")?,
         lease_until: row.get("lease_until")?,
         due_at: row.get("due_at")?,
-        usage: Usage {
-            input_tokens: row.count("input_tokens")?,
-            output_tokens: row.count("output_tokens")?,
-            cost_microusd: row.count("cost_microusd")?,
-        },
+        usage: row.usage()?,
         created_at: row.get("created_at")?,
         updated_at: row.get("updated_at")?,
     })

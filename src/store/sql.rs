@@ -408,6 +408,15 @@ impl Row {
         u64::try_from(value).map_err(|_| Error::Refused(format!("column {column} is negative: {value}")))
     }
 
+    /// The three columns every table with usage has.
+    pub fn usage(&self) -> Result<crate::run::Usage, Error> {
+        Ok(crate::run::Usage {
+            input_tokens: self.count("input_tokens")?,
+            output_tokens: self.count("output_tokens")?,
+            cost_microusd: self.count("cost_microusd")?,
+        })
+    }
+
     pub fn hash(&self, column: &str) -> Result<super::Hash, Error> {
         let bytes: Vec<u8> = self.get(column)?;
         bytes

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, iter::Peekable, sync::Arc, vec::IntoIter};
 
 use sha2::{Digest, Sha256};
 use steadfast::{
-    run::{Event, RunId, SessionId, Usage, agent::hex},
+    run::{Event, RunId, SessionId, agent::hex},
     store::{
         Db, Error, Hash, LogEntry, Position, Reader, StoredEvent,
         sql::{Row, Tx},
@@ -230,11 +230,7 @@ fn head(row: &Row) -> Result<HeadRow, Error> {
         version: row.count("version")?,
         epoch: row.count("epoch")?,
         hash: row.get("hash")?,
-        usage: Usage {
-            input_tokens: row.count("input_tokens")?,
-            output_tokens: row.count("output_tokens")?,
-            cost_microusd: row.count("cost_microusd")?,
-        },
+        usage: row.usage()?,
     })
 }
 

@@ -213,11 +213,7 @@ impl ListedRun {
             input: row.get("input")?,
             output: row.get("output")?,
             error_code: row.get("error_code")?,
-            usage: Usage {
-                input_tokens: row.count("input_tokens")?,
-                output_tokens: row.count("output_tokens")?,
-                cost_microusd: row.count("cost_microusd")?,
-            },
+            usage: row.usage()?,
             created_at: row.get("created_at")?,
             ended_at: row.get("ended_at")?,
             version: row.count("version")?,
