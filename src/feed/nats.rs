@@ -18,6 +18,8 @@ use crate::run::RunId;
 const PUBLISH_MAX: Duration = Duration::from_millis(250);
 /// A server that has not answered by then is away, and its return will be announced.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
+/// Frames share a message up to this size; a larger frame has one of its own.
+const MESSAGE_BYTES: usize = 64 << 10;
 
 pub struct NatsFeed {
     client: Client,
@@ -86,8 +88,8 @@ impl NatsFeed {
         }
         tokio::spawn(async move {
             while let Some(message) = frames.next().await {
-                if let Some(frame) = decode(&message.subject, &message.payload) {
-                    hub.publish(frame);
+                if let Some(run_id) = run_of(&message.subject) {
+                    decode(run_id, message.payload, |frame| hub.publish(frame));
                 }
             }
         });
@@ -104,10 +106,13 @@ async fn round_trip(client: &Client, nobody: String) {
 impl LiveFeed for NatsFeed {
     async fn publish(&self, frames: Vec<Frame>) {
         let send = async {
-            for frame in frames {
-                let subject = format!("{}.feed.{}", self.prefix, frame.run_id().0.simple());
-                if self.client.publish(subject, encode(&frame)).await.is_err() {
-                    return;
+            // What belongs together travels together: a message costs more than its bytes.
+            for together in frames.chunk_by(|a, b| a.run_id() == b.run_id()) {
+                let subject = format!("{}.feed.{}", self.prefix, together[0].run_id().0.simple());
+                for message in encode(together) {
+                    if self.client.publish(subject.clone(), message).await.is_err() {
+                        return;
+                    }
                 }
             }
         };
@@ -162,52 +167,67 @@ fn run_of(subject: &str) -> Option<RunId> {
     uuid::Uuid::try_parse(digits).ok().map(RunId)
 }
 
-/// `E version deltas name\n` or `D version sub\n`, then the JSON as clients get it.
-fn encode(frame: &Frame) -> Bytes {
-    let (head, json) = match frame {
-        Frame::Event {
-            version,
-            name,
-            deltas,
-            json,
-            ..
-        } => (format!("E {version} {deltas} {name}\n"), json),
-        Frame::Delta { version, sub, json, .. } => (format!("D {version} {sub}\n"), json),
-    };
-    let mut bytes = BytesMut::with_capacity(head.len() + json.len());
-    bytes.put_slice(head.as_bytes());
-    bytes.put_slice(json);
-    bytes.freeze()
+/// The frames of one run as few messages. In each, for every frame: `E version deltas name length\n` or
+/// `D version sub length\n`, then so many bytes of JSON, as clients get it.
+fn encode(frames: &[Frame]) -> Vec<Bytes> {
+    let mut messages = Vec::with_capacity(1);
+    let mut bytes = BytesMut::new();
+    for frame in frames {
+        let (head, json) = match frame {
+            Frame::Event {
+                version,
+                name,
+                deltas,
+                json,
+                ..
+            } => (format!("E {version} {deltas} {name} {}\n", json.len()), json),
+            Frame::Delta { version, sub, json, .. } => (format!("D {version} {sub} {}\n", json.len()), json),
+        };
+        if !bytes.is_empty() && bytes.len() + head.len() + json.len() > MESSAGE_BYTES {
+            messages.push(bytes.split().freeze());
+        }
+        bytes.reserve(head.len() + json.len());
+        bytes.put_slice(head.as_bytes());
+        bytes.put_slice(json);
+    }
+    messages.push(bytes.freeze());
+    messages
 }
 
-fn decode(subject: &str, payload: &Bytes) -> Option<Frame> {
-    let run_id = run_of(subject)?;
-    let end = payload.iter().position(|byte| *byte == b'\n')?;
-    let head = std::str::from_utf8(&payload[..end]).ok()?;
-    let json = payload.slice(end + 1..);
-    let mut words = head.split(' ');
-    match words.next()? {
-        "E" => {
-            let (version, deltas) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-            Some(Frame::Event {
-                run_id,
-                version,
-                deltas,
-                name: words.next()?.into(),
-                json,
-            })
-        }
-        "D" => {
-            let (version, sub) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-            Some(Frame::Delta {
-                run_id,
-                version,
-                sub,
-                json,
-            })
-        }
-        _ => None,
+/// Every frame of a message that can be read; what comes after one that cannot is dropped, and missed by its version.
+fn decode(run_id: RunId, mut message: Bytes, mut each: impl FnMut(Frame)) {
+    while let Some(frame) = decode_one(run_id, &mut message) {
+        each(frame);
     }
+}
+
+fn decode_one(run_id: RunId, message: &mut Bytes) -> Option<Frame> {
+    let end = message.iter().position(|byte| *byte == b'\n')?;
+    let head = message.split_to(end);
+    let mut words = std::str::from_utf8(&head).ok()?.split(' ');
+    let kind = words.next()?;
+    let (version, second) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let name = if kind == "E" { words.next()? } else { "" };
+    let length: usize = words.next()?.parse().ok()?;
+    if !matches!(kind, "E" | "D") || message.len() <= length {
+        return None;
+    }
+    let json = message.split_to(length + 1).slice(1..);
+    Some(match kind {
+        "E" => Frame::Event {
+            run_id,
+            version,
+            deltas: second,
+            name: name.into(),
+            json,
+        },
+        _ => Frame::Delta {
+            run_id,
+            version,
+            sub: second,
+            json,
+        },
+    })
 }
 
 #[cfg(test)]
@@ -215,13 +235,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_survives_the_wire() {
+    fn frames_survive_the_wire_together_and_in_order() {
         let run_id = RunId(uuid::Uuid::from_u128(7));
-        let subject = format!("p.feed.{}", run_id.0.simple());
         let json = Bytes::from_static(b"{\"a\":\"\\n\"}\n");
-        let event = Frame::Event {
+        let event = |version| Frame::Event {
             run_id,
-            version: 3,
+            version,
             name: "model.replied".into(),
             deltas: 2,
             json: json.clone(),
@@ -230,11 +249,23 @@ mod tests {
             run_id,
             version: 4,
             sub: 1,
-            json,
+            json: Bytes::from(vec![b'x'; MESSAGE_BYTES]),
         };
-        for frame in [event, delta] {
-            assert_eq!(decode(&subject, &encode(&frame)), Some(frame));
+        let frames = [event(3), delta, event(5), event(6)];
+        let messages = encode(&frames);
+        assert_eq!(messages.len(), 3, "what is too large for one message takes another");
+        let mut read = Vec::new();
+        for message in messages {
+            decode(run_id, message, |frame| read.push(frame));
         }
-        assert_eq!(decode(&subject, &Bytes::from_static(b"X 1\n")), None);
+        assert_eq!(read, frames);
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_gives_nothing_and_harms_nobody() {
+        let run_id = RunId(uuid::Uuid::from_u128(7));
+        for message in ["", "\n", "X 1 2 3\nabc", "E 1\n", "E 1 0 name 9\nshort", "D 1 1 -1\n", "D 1 1 99999999999999999999\n"] {
+            decode(run_id, Bytes::from_static(message.as_bytes()), |frame| panic!("{message:?} gave {frame:?}"));
+        }
     }
 }
