@@ -22,8 +22,8 @@ use crate::{
     secret::{Secret, shown_url},
 };
 
-/// A database that is not there yet is waited for this long: roles are often started together with it.
-const DATABASE_WAIT: Duration = Duration::from_secs(60);
+/// A database that is not there yet is waited for this long by whoever can do nothing without it: roles are often started together with it.
+pub const DATABASE_WAIT: Duration = Duration::from_secs(60);
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 /// NATS is given this long to answer before a role goes on without it.
 const NATS_WAIT: Duration = Duration::from_secs(3);
@@ -38,14 +38,33 @@ pub struct Messages {
 pub async fn shared_store(settings: &Settings, flag: Option<&str>) -> Result<Store, Failure> {
     let url = postgres_url(settings, flag)?;
     let db = Db::connect(url.expose()).await?;
-    let missing = missing_migrations(&db, &url).await?;
-    if !missing.is_empty() {
-        let names = missing.join(", ");
-        return Err(Failure::new(format!(
-            "the database lacks migrations ({names}); run `steadfast migrate` first"
-        )));
-    }
+    check_schema(&db, &url, DATABASE_WAIT).await?;
     Ok(Store::on(db))
+}
+
+/// The roles' database for a role that can say something useful without it: the store at once, answering or not, and
+/// what is wrong with its schema, once that is known.
+pub async fn shared_store_soon(
+    settings: &Settings,
+    flag: Option<&str>,
+) -> Result<(Store, impl Future<Output = Result<(), Failure>> + use<>), Failure> {
+    let url = postgres_url(settings, flag)?;
+    let db = Db::connect(url.expose()).await?;
+    let checked = db.clone();
+    Ok((Store::on(db), async move {
+        check_schema(&checked, &url, Duration::MAX).await
+    }))
+}
+
+async fn check_schema(db: &Db, url: &Secret, wait: Duration) -> Result<(), Failure> {
+    let missing = missing_migrations(db, url, wait).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(", ");
+    Err(Failure::new(format!(
+        "the database lacks migrations ({names}); run `steadfast migrate` first"
+    )))
 }
 
 /// The address of the Postgres that separate processes share.
@@ -61,16 +80,16 @@ pub fn postgres_url(settings: &Settings, flag: Option<&str>) -> Result<Secret, F
 }
 
 /// What the schema lacks, once the database answers.
-pub async fn missing_migrations(db: &Db, url: &Secret) -> Result<Vec<String>, Failure> {
-    let give_up = Instant::now() + DATABASE_WAIT;
+pub async fn missing_migrations(db: &Db, url: &Secret, wait: Duration) -> Result<Vec<String>, Failure> {
+    let began = Instant::now();
     let place = shown_url(url.expose());
     let mut told = false;
     loop {
         match db.missing_migrations().await {
             Ok(missing) => return Ok(missing),
-            Err(error @ Error::Unavailable(_)) if Instant::now() < give_up => {
+            Err(error @ Error::Unavailable(_)) if began.elapsed() < wait => {
                 if !told {
-                    tracing::info!(database = %place, %error, wait_seconds = DATABASE_WAIT.as_secs(), "waiting for the database");
+                    tracing::info!(database = %place, %error, "waiting for the database");
                     told = true;
                 }
                 tokio::time::sleep(DATABASE_PAUSE).await;

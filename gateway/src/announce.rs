@@ -52,19 +52,23 @@ impl News {
             });
         }
         if let Some(next) = appended.next_in_session {
-            // The queue swallows an id it has seen, and this run may have been dispatched any number of times while it
-            // was held back: only the time makes a new one.
-            commands.push(Advance {
-                run_id: next,
-                tenant: tenant.clone(),
-                version: 0,
-                dispatch: clock::now().timestamp_micros().unsigned_abs(),
-            });
+            commands.push(again(next, tenant));
         }
         Self {
             commands,
             ..Self::default()
         }
+    }
+}
+
+/// The command for a run that may have been dispatched any number of times: the queue swallows an id it has seen, and
+/// only the time makes a new one.
+pub fn again(run_id: RunId, tenant: &TenantId) -> Advance {
+    Advance {
+        run_id,
+        tenant: tenant.clone(),
+        version: 0,
+        dispatch: clock::now().timestamp_micros().unsigned_abs(),
     }
 }
 

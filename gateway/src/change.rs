@@ -32,12 +32,16 @@ pub async fn change(
     if let Some(key) = &key
         && let Some(earlier) = key.earlier(gateway, who).await?
     {
+        tell_again(gateway, who, run_id);
         return Ok(earlier);
     }
     let mut loaded = gateway.load(who, run_id).await?;
     for _ in 0..DECISIONS_MAX {
         let events = decide(&loaded.run, command()).map_err(|refusal| refused(&refusal).of_run(run_id))?;
         if events.is_empty() {
+            if loaded.run.status() == Status::Queued {
+                tell_again(gateway, who, run_id);
+            }
             return Ok(json(StatusCode::OK, render(&loaded)?));
         }
         let (append, body) = prepare(gateway, &loaded, events, key.as_ref())?;
@@ -50,6 +54,7 @@ pub async fn change(
             Outcome::Conflict => gateway.store.reader.refresh(&mut loaded).await?,
             Outcome::KeyUsed { fingerprint, answer } => {
                 let Some(key) = &key else { break };
+                tell_again(gateway, who, run_id);
                 return key.replay(&fingerprint, answer).map(idempotency::again);
             }
             Outcome::NoSuchSession => break,
@@ -107,6 +112,15 @@ fn tell(gateway: &Gateway, run_id: RunId, who: &Who, status: Status, appended: &
     news.frames = appended.events.iter().map(announce::frame).collect();
     news.changed = Some(run_id);
     gateway.announcer.tell(news);
+}
+
+/// A client that posts again may do so because the process that took its first post died before it told anyone.
+fn tell_again(gateway: &Gateway, who: &Who, run_id: RunId) {
+    gateway.announcer.tell(News {
+        commands: vec![announce::again(run_id, &who.tenant)],
+        changed: Some(run_id),
+        ..News::default()
+    });
 }
 
 pub fn render(loaded: &Loaded) -> Result<String, Problem> {

@@ -264,8 +264,18 @@ mod tests {
     #[test]
     fn a_message_that_cannot_be_read_gives_nothing_and_harms_nobody() {
         let run_id = RunId(uuid::Uuid::from_u128(7));
-        for message in ["", "\n", "X 1 2 3\nabc", "E 1\n", "E 1 0 name 9\nshort", "D 1 1 -1\n", "D 1 1 99999999999999999999\n"] {
-            decode(run_id, Bytes::from_static(message.as_bytes()), |frame| panic!("{message:?} gave {frame:?}"));
+        for message in [
+            "",
+            "\n",
+            "X 1 2 3\nabc",
+            "E 1\n",
+            "E 1 0 name 9\nshort",
+            "D 1 1 -1\n",
+            "D 1 1 99999999999999999999\n",
+        ] {
+            decode(run_id, Bytes::from_static(message.as_bytes()), |frame| {
+                panic!("{message:?} gave {frame:?}")
+            });
         }
     }
 }

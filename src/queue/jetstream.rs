@@ -76,6 +76,9 @@ impl JetStreamQueue {
     /// Refuses a server that is too old to be trusted with our settings.
     pub fn check_server(&self) -> Result<(), Error> {
         let info = self.client.server_info();
+        if info.version.is_empty() {
+            return Err(Error::Unavailable("NATS has not answered yet".into()));
+        }
         let mut numbers = info.version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if version < SERVER_MIN {

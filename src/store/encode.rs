@@ -3,7 +3,10 @@
 use sha2::{Digest, Sha256};
 
 use super::{Append, Hash, StoredEvent};
-use crate::run::{Event, RunId, TenantId, Time, agent::hex};
+use crate::run::{
+    Event, RunId, TenantId, Time,
+    agent::{hex, unhex},
+};
 
 /// Payloads of this many bytes or more go to `blobs`; the event keeps a reference.
 pub const BLOB_BYTES_MIN: usize = 64 * 1024;
@@ -120,10 +123,5 @@ fn refer(payload: &str, blobs: &mut Vec<(Hash, String)>) -> String {
 
 /// The content hash in a payload that is only a reference.
 pub(crate) fn referred(payload: &str) -> Option<Hash> {
-    let digits = payload.strip_prefix(REFERENCE)?.get(..64)?;
-    let mut hash = [0; 32];
-    for (byte, pair) in hash.iter_mut().zip(digits.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(hash)
+    unhex(payload.strip_prefix(REFERENCE)?.get(..64)?)
 }

@@ -452,6 +452,11 @@ impl From<sqlx::Error> for Error {
                     Self::Refused(message)
                 }
             }
+            // sqlx keeps a refused connection to itself and tries until the time is up.
+            sqlx::Error::PoolTimedOut => Self::Unavailable(format!(
+                "no connection to the database within {} s: it is away, refuses us, or every connection is in use",
+                ACQUIRE_TIMEOUT.as_secs()
+            )),
             sqlx::Error::RowNotFound
             | sqlx::Error::ColumnNotFound(_)
             | sqlx::Error::ColumnDecode { .. }

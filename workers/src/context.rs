@@ -7,8 +7,13 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use steadfast::{
-    run::{Agent, Event, Message, Run, RunId, agent::hex, command::Context, event::RunRequested},
-    store::{Error, Hash, Loaded, Reader},
+    run::{
+        Agent, Event, Message, Run, RunId,
+        agent::{hex, unhex},
+        command::Context,
+        event::RunRequested,
+    },
+    store::{Error, Loaded, Reader},
 };
 
 use crate::{model::ModelRequest, tools::Toolbox};
@@ -28,7 +33,7 @@ impl AgentCache {
         if let Some(agent) = self.lock().get(version) {
             return Ok(Ok(agent.clone()));
         }
-        let Some(hash) = parse_hash(version) else {
+        let Some(hash) = unhex(version) else {
             return Ok(Err(format!("{version:?} is not an agent version")));
         };
         let Some(bytes) = reader.blob(&hash).await? else {
@@ -49,17 +54,6 @@ impl AgentCache {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Agent>>> {
         self.agents.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-fn parse_hash(text: &str) -> Option<Hash> {
-    let mut hash = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(hash)
 }
 
 /// The earlier turns for a run that is about to start, and their messages. `None`: an earlier run is still open.

@@ -17,7 +17,7 @@ pub async fn migrate(settings: &Settings, args: args::Migrate) -> Result<ExitCod
     let url = compose::postgres_url(settings, args.servers.database.as_deref())?;
     let db = Db::connect(url.expose()).await?;
     let place = shown_url(url.expose());
-    let missing = compose::missing_migrations(&db, &url).await?;
+    let missing = compose::missing_migrations(&db, &url, compose::DATABASE_WAIT).await?;
     db.migrate().await?;
     match missing.len() {
         0 => output::line(&format!("database  {place}: the schema is up to date"))?,

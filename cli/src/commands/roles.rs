@@ -24,6 +24,8 @@ const WORKER_PORT: u16 = 8081;
 const PROJECTOR_PORT: u16 = 8082;
 /// What the roles without runs in hand get to end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A gateway waits this long for the database before it listens without it.
+const DATABASE_FIRST_WAIT: Duration = Duration::from_secs(2);
 
 pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCode, Failure> {
     let place = Place::resolve(
@@ -37,9 +39,16 @@ pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCod
     let nats = compose::nats_settings(settings, args.role.servers.nats.as_deref())?;
     let shutdown = shutdown::on_signal()?;
 
-    let Some((store, messages)) = shutdown::unless_stopped(&shutdown, async {
-        let store = compose::shared_store(settings, args.role.servers.database.as_deref()).await?;
-        Ok((store, compose::messages(nats, "steadfast gateway").await?))
+    let Some((store, messages, unchecked)) = shutdown::unless_stopped(&shutdown, async {
+        let (store, schema) = compose::shared_store_soon(settings, args.role.servers.database.as_deref()).await?;
+        let mut schema = Box::pin(schema);
+        // A database that is there is checked before anyone is served; one that is away is no reason to be away, too:
+        // clients are told 503 and when to come again.
+        let unchecked = match tokio::time::timeout(DATABASE_FIRST_WAIT, &mut schema).await {
+            Ok(checked) => checked.map(|()| None)?,
+            Err(_) => Some(schema),
+        };
+        Ok((store, compose::messages(nats, "steadfast gateway").await?, unchecked))
     })
     .await?
     else {
@@ -63,9 +72,19 @@ pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCod
     let parts = TaskTracker::new();
     let serving = shutdown.clone();
     parts.spawn(async move { steadfast_gateway::serve(gateway, listener, serving).await });
+    let mut ended = Ok(ExitCode::SUCCESS);
+    if let Some(schema) = unchecked {
+        tokio::select! {
+            checked = schema => if let Err(failure) = checked {
+                ended = Err(failure);
+                shutdown.cancel();
+            },
+            () = shutdown.cancelled() => {}
+        }
+    }
     shutdown.cancelled().await;
     shutdown::drained(parts, DRAIN).await;
-    Ok(ExitCode::SUCCESS)
+    ended
 }
 
 pub async fn worker(settings: &Settings, args: Role) -> Result<ExitCode, Failure> {

@@ -154,6 +154,11 @@ async fn replay(gateway: &Gateway, who: &Who, answer: StoredAnswer, stream: bool
     let run_id = serde_json::from_str::<Answered>(&answer.body)
         .map_err(|error| Problem::internal(format!("a stored answer does not read: {error}")))?
         .id;
+    // The process that took the first post may have died before it told a worker.
+    gateway.announcer.tell(News {
+        commands: vec![announce::again(run_id, &who.tenant)],
+        ..News::default()
+    });
     let response = if stream {
         stream_events::from_start(gateway, who, run_id).await?
     } else {

@@ -83,8 +83,8 @@ fn find_agent<'a>(agents: &'a Agents, name: &str) -> Result<&'a Agent, Problem> 
         let name: String = name.chars().take(60).collect();
         let hint = closest(&name, &known)
             .map(|close| format!("; did you mean {close:?}?"))
-            .unwrap_or_default();
-        let detail = format!("there is no agent {name:?}{hint} The agents are: {}", known.join(", "));
+            .unwrap_or_else(|| ".".into());
+        let detail = format!("there is no agent {name:?}{hint} The agents are: {}.", known.join(", "));
         Problem::invalid("/agent", detail).code("unknown_agent")
     })
 }

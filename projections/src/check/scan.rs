@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, iter::Peekable, sync::Arc, vec::IntoIter};
 
 use sha2::{Digest, Sha256};
 use steadfast::{
-    run::{Event, RunId, SessionId, agent::hex},
+    run::{
+        Event, RunId, SessionId,
+        agent::{hex, unhex},
+    },
     store::{
         Db, Error, Hash, LogEntry, Position, Reader, StoredEvent,
         sql::{Row, Tx},
@@ -276,13 +279,5 @@ fn referred(payload: &str) -> Option<Hash> {
         return None;
     }
     let fields: BTreeMap<String, serde_json::Value> = serde_json::from_str(payload).ok()?;
-    let digits = fields
-        .get("$blob")?
-        .as_str()
-        .filter(|digits| digits.len() == 64 && digits.is_ascii())?;
-    let mut hash = [0; 32];
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(hash)
+    unhex(fields.get("$blob")?.as_str()?)
 }
