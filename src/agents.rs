@@ -10,7 +10,7 @@ mod file;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::{Path, PathBuf},
 };
@@ -37,13 +37,18 @@ pub struct Agents {
 
 impl Agents {
     /// Reads every `*.toml` in `dir`, in the order of their names. `known_tools` says for each tool a worker has
-    /// whether running it twice does no harm. Without a directory there is the built-in `assistant` alone.
-    pub fn load(dir: Option<&Path>, known_tools: &BTreeMap<String, bool>) -> Result<Self, AgentsError> {
+    /// whether running it twice does no harm, `known_providers` which names may stand before the `/` of a model. Without
+    /// a directory there is the built-in `assistant` alone.
+    pub fn load(
+        dir: Option<&Path>,
+        known_tools: &BTreeMap<String, bool>,
+        known_providers: &BTreeSet<String>,
+    ) -> Result<Self, AgentsError> {
         let mut problems = Vec::new();
         let mut sources: BTreeMap<String, (Agent, PathBuf)> = BTreeMap::new();
         for path in dir.map_or(Ok(Vec::new()), files)? {
             let shown = path.display().to_string();
-            let read = read_text(&path).and_then(|text| file::read(&text, &path, known_tools));
+            let read = read_text(&path).and_then(|text| file::read(&text, &path, known_tools, known_providers));
             match read {
                 Err(found) => problems.extend(found),
                 Ok(found) => {
@@ -111,7 +116,13 @@ impl std::error::Error for AgentsError {}
 
 fn built_in(known_tools: &BTreeMap<String, bool>) -> Result<Agent, Vec<Problem>> {
     let all = ASSISTANT_TOOLS.map(|name| (name.to_string(), true)).into();
-    let mut agent = file::read(ASSISTANT, Path::new("assistant.toml (built in)"), &all)?.agent;
+    let mut agent = file::read(
+        ASSISTANT,
+        Path::new("assistant.toml (built in)"),
+        &all,
+        &BTreeSet::new(),
+    )?
+    .agent;
     agent.tools = (agent.tools.into_iter())
         .filter_map(|tool| {
             known_tools.get(&tool.name).map(|retry_safe| AgentTool {

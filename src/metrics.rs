@@ -129,6 +129,20 @@ family! {
 }
 
 family! {
+    /// Model providers, as this worker sees them.
+    providers, ProviderMetrics {
+        breaker_state: IntGaugeVec = gauges("steadfast_provider_breaker_state", "0 closed, 1 half-open, 2 open.", &["provider", "model"]);
+        paused: IntGaugeVec = gauges("steadfast_provider_paused", "1 while the provider has asked for patience.", &["provider", "model"]);
+        in_flight: IntGaugeVec = gauges("steadfast_provider_calls_in_flight", "Calls under way.", &["provider", "model"]);
+        calls: IntCounterVec = counters("steadfast_provider_calls_total", "Calls made, retries included.", &["provider", "model"]);
+        retries: IntCounterVec = counters("steadfast_provider_retries_total", "Calls that were made again.", &["provider", "model"]);
+        fallbacks: IntCounterVec = counters("steadfast_provider_fallbacks_total", "Calls that went to a fallback.", &["provider", "model"]);
+        parked: IntCounterVec = counters("steadfast_runs_parked_total", "Times a run found no model to ask and let go of its slot.", &["reason"]);
+        waits: HistogramVec = histograms("steadfast_model_place_wait_seconds", "Time runs waited in their slot for a place at a model.", &["reason"], FAST);
+    }
+}
+
+family! {
     /// Tool calls.
     tools, ToolMetrics {
         calls: IntCounterVec = counters("steadfast_tool_calls_total", "Tool calls that ended.", &["tool", "outcome"]);
@@ -172,18 +186,32 @@ pub const ERROR_CLASSES: [&str; 6] = [
     "rejected",
 ];
 
+/// The words of [`ProviderMetrics::parked`] and of the event `model_call.parked`.
+pub const PARK_REASONS: [&str; 5] = [
+    "breaker_open",
+    "rate_limited",
+    "retry_budget",
+    "provider_busy",
+    "tenant_busy",
+];
+
 /// Makes every family exist, and the label sets that are known beforehand: a counter that is there from the start shows
 /// its first increase.
 pub fn init() {
     store();
     runs();
     model();
+    providers();
     tools();
     http();
     flow();
     for class in ERROR_CLASSES {
         model().retries.with_label_values(&[class]);
         model().errors.with_label_values(&["default", class]);
+    }
+    for reason in PARK_REASONS {
+        providers().parked.with_label_values(&[reason]);
+        providers().waits.with_label_values(&[reason]);
     }
     for reason in ["connections", "streams", "rate"] {
         http().rejected.with_label_values(&[reason]);

@@ -7,10 +7,11 @@ use steadfast::{
     agents::Agents,
     feed::{LiveFeed, NatsFeed},
     queue::{CommandQueue, JetStreamQueue, QueueOptions},
+    run::agent::DEFAULT_PROVIDER,
     store::{Db, Error, Store},
 };
 use steadfast_workers::{
-    model::{ApiKey, DEFAULT_BASE_URL, Models, OpenAiOptions, Timeouts},
+    model::{ApiKey, Bulkheads, DEFAULT_BASE_URL, Models, OpenAiOptions},
     tools::{Echo, HttpGetOptions, Toolbox},
 };
 use tokio::time::Instant;
@@ -145,16 +146,22 @@ pub fn toolbox(settings: &Settings) -> Toolbox {
     .with(Echo)
 }
 
-pub fn agents(dir: &Path, tools: &Toolbox) -> Result<Arc<Agents>, Failure> {
-    Ok(Arc::new(Agents::load(Some(dir), &tools.known())?))
+pub fn agents(dir: &Path, tools: &Toolbox, settings: &Settings) -> Result<Arc<Agents>, Failure> {
+    Ok(Arc::new(Agents::load(
+        Some(dir),
+        &tools.known(),
+        &settings.provider_names(),
+    )?))
 }
 
 /// Refuses agents whose model nobody can answer for; all of them are named at once.
 pub async fn check_models(agents: &Agents, models: &Models) -> Result<(), Failure> {
     let mut problems = Vec::new();
     for agent in agents.iter() {
-        if let Some(objection) = models.objection(&agent.model).await {
-            problems.push(format!("agent {:?}: model {:?}: {objection}", agent.name, agent.model));
+        for model in std::iter::once(&agent.model).chain(&agent.fallbacks) {
+            if let Some(objection) = models.objection(model).await {
+                problems.push(format!("agent {:?}: model {model:?}: {objection}", agent.name));
+            }
         }
     }
     if problems.is_empty() {
@@ -164,14 +171,40 @@ pub async fn check_models(agents: &Agents, models: &Models) -> Result<(), Failur
     }
 }
 
-pub fn models(settings: ModelSettings) -> Result<Arc<Models>, Failure> {
-    let configured = settings.base_url.is_some() || settings.api_key.is_some();
+/// The models of all providers, and how many calls each may have at the same time.
+pub fn models(settings: &Settings) -> Result<Arc<Models>, Failure> {
+    let (model, worker) = (settings.model()?, settings.worker()?);
+    let mut bulkheads = Bulkheads {
+        per_model: worker.slots,
+        per_tenant: worker.calls_per_tenant_max,
+        ..Bulkheads::default()
+    };
+    let mut limit = |name: &str, calls: Option<usize>| {
+        bulkheads
+            .per_provider
+            .extend(calls.map(|calls| (name.to_owned(), calls)));
+    };
+    limit(DEFAULT_PROVIDER, model.concurrency_max);
+    let configured = model.base_url.is_some() || model.api_key.is_some();
     let provider = configured.then(|| OpenAiOptions {
-        base_url: settings.base_url.unwrap_or_else(|| DEFAULT_BASE_URL.into()),
-        api_key: settings.api_key.map(|key| ApiKey::new(key.expose())),
-        timeouts: Timeouts::default(),
+        base_url: model.base_url.unwrap_or_else(|| DEFAULT_BASE_URL.into()),
+        api_key: model.api_key.map(|key| ApiKey::new(key.expose())),
+        timeouts: model.timeouts,
     });
-    Ok(Arc::new(Models::new(settings.name, provider)?))
+    let mut models = Models::new(model.name, provider)?;
+    for provider in settings.providers()? {
+        limit(&provider.name, provider.concurrency_max);
+        let options = OpenAiOptions {
+            base_url: provider.base_url,
+            api_key: provider.api_key.map(|key| ApiKey::new(key.expose())),
+            timeouts: provider.timeouts,
+        };
+        let name = provider.name.clone();
+        models = models
+            .with_provider(provider.name, options)
+            .context(format!("providers.{name}"))?;
+    }
+    Ok(Arc::new(models.with_bulkheads(bulkheads)))
 }
 
 /// Which model answers for the default agent, and why.

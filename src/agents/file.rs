@@ -1,18 +1,22 @@
 //! One agent file: its keys, their ranges, and the agent they make.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use toml::{Spanned, de::DeTable};
 
 use super::fields::{At, Checker, Problem, remedy};
 use crate::run::{
     Agent, Limits,
-    agent::{AgentTool, Price},
+    agent::{AgentTool, DEFAULT_PROVIDER, Price},
 };
 
 const NAME_CHARS_MAX: usize = 64;
 const MODEL_CHARS_MAX: usize = 200;
 const INSTRUCTIONS_BYTES_MAX: usize = 256 * 1024;
+const FALLBACKS_MAX: usize = 8;
 const TOOLS_MAX: usize = 128;
 const TEMPERATURE_MAX: f64 = 2.0;
 const PRICE_USD_PER_MILLION_MAX: f64 = 1_000_000.0;
@@ -20,6 +24,7 @@ const PRICE_USD_PER_MILLION_MAX: f64 = 1_000_000.0;
 const KEYS: &[&str] = &[
     "name",
     "model",
+    "fallbacks",
     "instructions",
     "tools",
     "limits",
@@ -36,7 +41,12 @@ pub(super) struct Found {
     pub column: usize,
 }
 
-pub(super) fn read(text: &str, path: &Path, known_tools: &BTreeMap<String, bool>) -> Result<Found, Vec<Problem>> {
+pub(super) fn read(
+    text: &str,
+    path: &Path,
+    known_tools: &BTreeMap<String, bool>,
+    known_providers: &BTreeSet<String>,
+) -> Result<Found, Vec<Problem>> {
     let mut check = Checker::new(path, text);
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -55,7 +65,8 @@ pub(super) fn read(text: &str, path: &Path, known_tools: &BTreeMap<String, bool>
     };
     check.unknown_keys(at, KEYS);
     let name = name(&mut check, at, path);
-    let model = model(&mut check, at);
+    let model = model(&mut check, at, known_providers);
+    let fallbacks = fallbacks(&mut check, at, &model, known_providers);
     let instructions = instructions(&mut check, at);
     let tools = tools(&mut check, at, known_tools);
     let limits = check
@@ -72,6 +83,7 @@ pub(super) fn read(text: &str, path: &Path, known_tools: &BTreeMap<String, bool>
         agent: Agent {
             name,
             model,
+            fallbacks,
             instructions,
             tools,
             limits,
@@ -113,22 +125,64 @@ fn name(check: &mut Checker<'_>, at: At<'_, '_>, path: &Path) -> Spanned<String>
     name
 }
 
-fn model(check: &mut Checker<'_>, at: At<'_, '_>) -> String {
+fn model(check: &mut Checker<'_>, at: At<'_, '_>, providers: &BTreeSet<String>) -> String {
     let Some(model) = check.string(at, "model") else {
         return "default".into();
     };
+    model_name(check, &model, "model".into(), providers);
+    model.into_inner()
+}
+
+/// The models asked where the first cannot answer, each once.
+fn fallbacks(check: &mut Checker<'_>, at: At<'_, '_>, model: &str, providers: &BTreeSet<String>) -> Vec<String> {
+    let mut fallbacks: Vec<String> = Vec::new();
+    for (place, fallback) in check.strings(at, "fallbacks").into_iter().enumerate() {
+        let field = format!("fallbacks[{place}]");
+        if fallbacks.len() == FALLBACKS_MAX {
+            let message = format!("is one too many; at most {FALLBACKS_MAX} fallbacks");
+            check.report(fallback.span(), field, message);
+            break;
+        }
+        if fallback.get_ref() == model || fallbacks.contains(fallback.get_ref()) {
+            let message = format!(
+                "{:?} stands in the chain before; name each model once",
+                fallback.get_ref()
+            );
+            check.report(fallback.span(), field, message);
+            continue;
+        }
+        model_name(check, &fallback, field, providers);
+        fallbacks.push(fallback.into_inner());
+    }
+    fallbacks
+}
+
+fn model_name(check: &mut Checker<'_>, model: &Spanned<String>, field: String, providers: &BTreeSet<String>) {
     let text = model.get_ref();
     let fits = (1..=MODEL_CHARS_MAX).contains(&text.chars().count())
-        && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+        && !text.starts_with('/')
+        && !text.ends_with('/');
     if !fits {
         let message = format!(
             "{:?} is not a model's name; give the provider's name for it (1 to {MODEL_CHARS_MAX} characters, no \
-             spaces), \"default\" for the installation's, or \"scripted\" for the built-in one",
+             spaces), with the provider and a / before it where it is not the default one, \"default\" for the \
+             installation's, or \"scripted\" for the built-in one",
             text.chars().take(80).collect::<String>()
         );
-        check.report(model.span(), "model", message);
+        check.report(model.span(), field, message);
+    } else if let Some((provider, _)) = text.split_once('/')
+        && provider != DEFAULT_PROVIDER
+        && !providers.contains(provider)
+    {
+        let known = std::iter::once(DEFAULT_PROVIDER).chain(providers.iter().map(String::as_str));
+        let message = format!(
+            "{provider:?} is not a provider; {}. Add [providers.{provider}] to steadfast.toml, or write \
+             \"{DEFAULT_PROVIDER}/{text}\" for a model of the default provider with a / in its name",
+            remedy(provider, known)
+        );
+        check.report(model.span(), field, message);
     }
-    model.into_inner()
 }
 
 fn instructions(check: &mut Checker<'_>, at: At<'_, '_>) -> String {

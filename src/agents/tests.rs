@@ -1,7 +1,7 @@
 //! Each way an agent file can be wrong, and what is said about it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -40,9 +40,13 @@ fn tools() -> BTreeMap<String, bool> {
     .into()
 }
 
+fn providers() -> BTreeSet<String> {
+    ["local".to_string(), "spare".to_string()].into()
+}
+
 fn load(test: &str, files: &[(&str, &str)]) -> Result<Agents, AgentsError> {
     let dir = Dir::with(test, files);
-    Agents::load(Some(&dir.0), &tools())
+    Agents::load(Some(&dir.0), &tools(), &providers())
 }
 
 /// The one complaint about a file, without the directory.
@@ -59,7 +63,7 @@ fn complaint(test: &str, text: &str) -> String {
 #[test]
 fn without_files_there_is_the_built_in_assistant() {
     for dir in [None, Some(Path::new("/nonexistent/agents"))] {
-        let agents = Agents::load(dir, &tools()).expect("the built-in assistant reads");
+        let agents = Agents::load(dir, &tools(), &providers()).expect("the built-in assistant reads");
         let assistant = agents.get("assistant").expect("there is an assistant");
         assert_eq!(agents.iter().count(), 1);
         assert_eq!(assistant.model, "default");
@@ -67,14 +71,19 @@ fn without_files_there_is_the_built_in_assistant() {
         let names: Vec<&str> = assistant.tools.iter().map(|tool| tool.name.as_str()).collect();
         assert_eq!(names, ["clock", "calculator", "http_get"]);
     }
-    let bare = Agents::load(None, &BTreeMap::new()).expect("an installation without tools has an assistant too");
+    let bare =
+        Agents::load(None, &BTreeMap::new(), &providers()).expect("an installation without tools has an assistant too");
     assert!(bare.get("assistant").expect("there is an assistant").tools.is_empty());
 }
 
 #[test]
 fn the_files_that_are_shipped_are_right() {
-    let agents = Agents::load(Some(&Path::new(env!("CARGO_MANIFEST_DIR")).join("agents")), &tools())
-        .unwrap_or_else(|error| panic!("{error}"));
+    let agents = Agents::load(
+        Some(&Path::new(env!("CARGO_MANIFEST_DIR")).join("agents")),
+        &tools(),
+        &providers(),
+    )
+    .unwrap_or_else(|error| panic!("{error}"));
     assert!(agents.get("assistant").is_some() && agents.get("researcher").is_some());
 }
 
@@ -134,6 +143,38 @@ fn an_unknown_tool_is_met_with_the_list_of_tools() {
     assert!(said.contains("calculator, clock, http_get, send_mail"), "{said}");
     let twice = complaint("tool-twice", "instructions = 'x'\ntools = ['clock', 'clock']\n");
     assert!(twice.contains("listed twice"), "{twice}");
+}
+
+#[test]
+fn a_chain_of_models_is_read_in_its_order() {
+    let text = "instructions = 'x'\nmodel = 'local/qwen'\nfallbacks = ['spare/a/b', 'default/c/d', 'gpt-4o']\n";
+    let agents = load("chain", &[("a.toml", text)]).expect("the file is right");
+    let agent = agents.get("a").expect("named by its file");
+    assert_eq!(agent.model, "local/qwen");
+    assert_eq!(agent.fallbacks, ["spare/a/b", "default/c/d", "gpt-4o"]);
+}
+
+#[test]
+fn an_unknown_provider_is_met_with_its_place_and_a_remedy() {
+    let said = complaint("provider", "instructions = 'x'\nmodel = 'locl/qwen'\n");
+    assert!(
+        said.starts_with("2:9: model: \"locl\" is not a provider; did you mean \"local\"?"),
+        "{said}"
+    );
+    assert!(said.contains("default, local, spare"), "{said}");
+    assert!(
+        said.contains("[providers.locl]") && said.contains("\"default/locl/qwen\""),
+        "{said}"
+    );
+    let said = complaint("provider-2", "instructions = 'x'\nfallbacks = ['spare/m', 'far/m']\n");
+    assert!(
+        said.starts_with("2:25: fallbacks[1]: \"far\" is not a provider"),
+        "{said}"
+    );
+    let said = complaint("provider-3", "instructions = 'x'\nmodel = 'm'\nfallbacks = ['m']\n");
+    assert!(said.contains("name each model once"), "{said}");
+    let said = complaint("provider-4", "instructions = 'x'\nmodel = 'local/'\n");
+    assert!(said.contains("is not a model's name"), "{said}");
 }
 
 #[test]
@@ -263,13 +304,14 @@ fn everything_that_is_wrong_in_all_files_is_said_at_once() {
 #[test]
 fn what_cannot_be_read_is_refused_and_named() {
     let dir = Dir::with("unreadable", &[("file", "")]);
-    let not_a_directory = Agents::load(Some(&dir.0.join("file")), &tools()).expect_err("a file is no directory");
+    let not_a_directory =
+        Agents::load(Some(&dir.0.join("file")), &tools(), &providers()).expect_err("a file is no directory");
     assert!(
         not_a_directory.to_string().contains("cannot be read as a directory"),
         "{not_a_directory}"
     );
     fs::write(dir.0.join("a.toml"), [0xff, 0xfe]).expect("an agent file");
     fs::write(dir.0.join("b.toml"), vec![b'#'; AGENT_FILE_BYTES_MAX as usize + 1]).expect("an agent file");
-    let error = Agents::load(Some(&dir.0), &tools()).expect_err("neither is an agent file");
+    let error = Agents::load(Some(&dir.0), &tools(), &providers()).expect_err("neither is an agent file");
     assert_eq!(error.problems.len(), 2, "{error}");
 }

@@ -3,13 +3,20 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+/// The provider of models that are named without one.
+pub const DEFAULT_PROVIDER: &str = "default";
+
 /// A definition as it is pinned by a run: kept once in the store under the hash of its bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agent {
     pub name: String,
-    /// The model's name at the provider; `default` means the one the installation is configured with.
+    /// `provider/model`, or the model's name at the default provider; `default` means the one the installation is
+    /// configured with.
     pub model: String,
+    /// Models that are asked in this order where that one cannot answer. Tools and limits stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<String>,
     pub instructions: String,
     /// Names of tools run by the worker.
     pub tools: Vec<AgentTool>,
@@ -46,7 +53,8 @@ pub struct Limits {
     pub run_seconds_max: u64,
     /// Output tokens asked of one model call at the most; also what a call reserves.
     pub output_tokens_max: u32,
-    /// Tries of one model call: the first, its retries, and the ones a crash cut off.
+    /// Tries of one model call: the first, its retries, and the ones a crash cut off. Tries that failed because the
+    /// provider is away or asked for patience do not count.
     pub model_attempts_max: u32,
     /// Claims of a run without progress in between, before it is called poison.
     pub claims_max: u32,

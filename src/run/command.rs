@@ -7,6 +7,8 @@ use super::{AgentRef, Limits, Message, RunId, SessionId, Status, Time, ToolCall,
 pub enum Command {
     /// The gateway: a client posted a task.
     Request(Request),
+    /// The worker: another order, and where the model call may go that it may cause. Without it: to the run's model.
+    Routed(Route, Box<Self>),
     /// The worker: a claim was won; go on from wherever the run stands.
     Advance {
         now: Time,
@@ -21,7 +23,8 @@ pub enum Command {
         attempt: u32,
         reply: ModelReply,
     },
-    /// The worker: the call failed. `retry_at` is the retry policy's word; none means it will not help.
+    /// The worker: the call failed. `retry_at` is the retry policy's word; none means it will not help. `excused`: the
+    /// provider is known to be away, so the try does not count.
     RecordModelFailure {
         now: Time,
         step: u32,
@@ -29,6 +32,7 @@ pub enum Command {
         class: String,
         message: String,
         retry_at: Option<Time>,
+        excused: bool,
     },
     /// The worker: the pause after a failed call is over.
     RetryModelCall { now: Time },
@@ -44,11 +48,26 @@ pub enum Command {
     Fail { now: Time, code: String, message: String },
 }
 
+/// Where a model call may go, as the worker sees its providers now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Route {
+    To {
+        provider: String,
+        model: String,
+    },
+    /// Nowhere before `until`.
+    Park {
+        until: Time,
+        reason: &'static str,
+    },
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub now: Time,
     pub agent: AgentRef,
     pub model: String,
+    pub fallbacks: Vec<String>,
     pub server_tools: Vec<AgentTool>,
     pub client_tools: Vec<ToolSpec>,
     pub limits: Limits,

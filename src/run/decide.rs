@@ -5,11 +5,11 @@
 
 use super::{
     Command, Event, Message, Refusal, Run, Time, ToolCall, ToolOutput, ToolResult, WaitingOn,
-    command::{Context, ModelReply, Request},
+    command::{Context, ModelReply, Request, Route},
     event::{
-        CancelRequested, ContextAssembled, Executor, ModelCallFailed, ModelCallOrphaned, ModelCallRequested,
-        ModelReplied, RunCancelled, RunCompleted, RunError, RunFailed, RunRequested, RunResumed, RunStarted,
-        ToolCallFailed, ToolCallRequested, ToolCallStarted, ToolCallSucceeded,
+        CancelRequested, ContextAssembled, Executor, ModelCallFailed, ModelCallOrphaned, ModelCallParked,
+        ModelCallRequested, ModelReplied, RunCancelled, RunCompleted, RunError, RunFailed, RunRequested, RunResumed,
+        RunStarted, ToolCallFailed, ToolCallRequested, ToolCallStarted, ToolCallSucceeded,
     },
     state::{Call, OpenTool, ToolState},
 };
@@ -21,6 +21,13 @@ pub fn decide(run: &Run, command: Command) -> Result<Vec<Event>, Refusal> {
 
 /// The same, with the run as it stands after the facts.
 pub fn transition(run: &Run, command: Command) -> Result<(Vec<Event>, Run), Refusal> {
+    match command {
+        Command::Routed(route, command) => carry_out(run, *command, Some(route)),
+        command => carry_out(run, command, None),
+    }
+}
+
+fn carry_out(run: &Run, command: Command, route: Option<Route>) -> Result<(Vec<Event>, Run), Refusal> {
     if let Command::Request(request) = command {
         let event = accept(run, request)?;
         let after = run.clone().evolve(&event);
@@ -32,6 +39,7 @@ pub fn transition(run: &Run, command: Command) -> Result<(Vec<Event>, Run), Refu
     let mut plan = Plan {
         run: run.clone(),
         request,
+        route,
         events: Vec::new(),
     };
     // A post that was carried out before is answered the same way even after the end.
@@ -44,6 +52,8 @@ pub fn transition(run: &Run, command: Command) -> Result<(Vec<Event>, Run), Refu
     }
     match command {
         Command::Request(_) | Command::SubmitToolOutputs { .. } => unreachable!("handled above"),
+        // Of two routes the one nearest to the order counts.
+        Command::Routed(route, command) => return carry_out(run, *command, Some(route)),
         Command::Advance {
             now,
             worker,
@@ -63,8 +73,17 @@ pub fn transition(run: &Run, command: Command) -> Result<(Vec<Event>, Run), Refu
             class,
             message,
             retry_at,
+            excused,
         } => {
-            plan.model_failure(now, step, attempt, class, message, retry_at)?;
+            let failed = ModelCallFailed {
+                step,
+                attempt,
+                class,
+                message,
+                retry_at,
+                excused,
+            };
+            plan.model_failure(now, failed)?;
         }
         Command::RetryModelCall { now } => {
             let Call::Backoff { attempt, .. } = run.call else {
@@ -114,6 +133,7 @@ fn accept(run: &Run, request: Request) -> Result<Event, Refusal> {
     Ok(RunRequested {
         agent: request.agent,
         model: request.model,
+        fallbacks: request.fallbacks,
         session_id: request.session_id,
         input: request.input,
         continues_session: request.continues_session,
@@ -131,6 +151,7 @@ fn accept(run: &Run, request: Request) -> Result<Event, Refusal> {
 struct Plan<'a> {
     run: Run,
     request: &'a RunRequested,
+    route: Option<Route>,
     events: Vec<Event>,
 }
 
@@ -338,25 +359,18 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn model_failure(
-        &mut self,
-        now: Time,
-        step: u32,
-        attempt: u32,
-        class: String,
-        message: String,
-        retry_at: Option<Time>,
-    ) -> Result<(), Refusal> {
+    fn model_failure(&mut self, now: Time, mut failed: ModelCallFailed) -> Result<(), Refusal> {
+        let (step, attempt, excused) = (failed.step, failed.attempt, failed.excused);
         self.expect_open_call(step, attempt)?;
-        let attempts_max = self.request.limits.model_attempts_max;
-        let retry_at = retry_at.filter(|at| attempt < attempts_max && *at < self.request.deadline);
-        self.push(ModelCallFailed {
-            step,
-            attempt,
-            class: class.clone(),
-            message: message.clone(),
-            retry_at,
-        });
+        let (attempts_max, deadline) = (self.request.limits.model_attempts_max, self.request.deadline);
+        let counted = attempt.saturating_sub(self.run.excused_attempts);
+        failed.retry_at = match failed.retry_at {
+            // A provider that is away may be back before the deadline, whatever is thought of it now.
+            Some(at) if excused => Some(at.min(deadline)),
+            at => at.filter(|at| counted < attempts_max && *at < deadline),
+        };
+        let (class, message, retry_at) = (failed.class.clone(), failed.message.clone(), failed.retry_at);
+        self.push(failed);
         if let Some(reason) = self.run.cancel.clone() {
             self.push(RunCancelled { reason });
         } else if retry_at.is_none() {
@@ -451,17 +465,33 @@ impl Plan<'_> {
                 limits.steps_max
             );
             self.fail("step_limit", message);
-        } else if attempt > limits.model_attempts_max {
+        } else if attempt.saturating_sub(self.run.excused_attempts) > limits.model_attempts_max {
             let message = format!(
                 "the model call of step {step} was tried {} times (limits.model_attempts_max)",
                 attempt - 1
             );
             self.fail("model_attempts", message);
         } else {
+            let (provider, model) = match self.route.take() {
+                Some(Route::Park { until, reason }) => {
+                    let until = until.min(self.request.deadline);
+                    let reason = reason.into();
+                    self.push(ModelCallParked {
+                        step,
+                        attempt,
+                        reason,
+                        until,
+                    });
+                    return;
+                }
+                Some(Route::To { provider, model }) => (Some(provider), model),
+                None => (None, self.request.model.clone()),
+            };
             self.push(ModelCallRequested {
                 step,
                 attempt,
-                model: self.request.model.clone(),
+                model,
+                provider,
                 reserved_output_tokens: limits.output_tokens_max,
             });
         }

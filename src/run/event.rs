@@ -64,6 +64,8 @@ events! {
     ContextAssembled = "context.assembled", schema 1;
     /// A model call is about to be made. Recorded before the bytes leave, so no paid call is ever unknown.
     ModelCallRequested = "model_call.requested", schema 1;
+    /// No model could be asked now, so no call was made: the run waits for a timer and holds no worker's place.
+    ModelCallParked = "model_call.parked", schema 1;
     /// The model answered in full.
     ModelReplied = "model.replied", schema 1;
     /// The call failed; with `retry_at` the run waits for a timer, without it the run fails.
@@ -103,6 +105,9 @@ impl Event {
 pub struct RunRequested {
     pub agent: AgentRef,
     pub model: String,
+    /// Asked in this order where the model cannot answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<String>,
     pub session_id: SessionId,
     pub input: Vec<Message>,
     /// False for the run its session was created with: there is no earlier turn to look for.
@@ -147,8 +152,21 @@ pub struct ModelCallRequested {
     /// Counts the tries of this step from 1.
     pub attempt: u32,
     pub model: String,
+    /// Whose model it is, where the worker said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
     /// What the call may cost at the most; charged if its outcome is lost.
     pub reserved_output_tokens: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelCallParked {
+    pub step: u32,
+    /// The try that was not made, and will be: it does not count twice.
+    pub attempt: u32,
+    /// A stable word: `breaker_open`, `rate_limited`, `retry_budget`, `provider_busy`, `tenant_busy`.
+    pub reason: String,
+    pub until: Time,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -182,6 +200,9 @@ pub struct ModelCallFailed {
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
+    /// The provider's outage, not this call's fault: it does not count against `limits.model_attempts_max`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub excused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

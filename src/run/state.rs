@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Changes whenever the fold or the shape of [`Run`] changes: snapshots of another version are not read.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,7 +78,8 @@ pub enum Call {
     Idle,
     /// Recorded as about to be made, outcome unknown.
     Open { attempt: u32 },
-    /// Failed; to be tried again at this time.
+    /// Failed, or never made because no model could be asked; to be tried (again) at this time. `attempt` is the last
+    /// one that was made, 0 before the first.
     Backoff { attempt: u32, retry_at: Time },
 }
 
@@ -115,6 +116,9 @@ pub struct Run {
     pub messages: Vec<Message>,
     pub step: u32,
     pub call: Call,
+    /// Tries of this step's model call that do not count, because the provider was away.
+    #[serde(default)]
+    pub excused_attempts: u32,
     pub open_tools: Vec<OpenTool>,
     /// Client outputs already taken, so a repeated post is told apart from a contradicting one.
     pub client_outputs: Vec<(String, Result<String, String>)>,
@@ -186,8 +190,18 @@ impl Run {
                 self.step = e.step;
                 self.call = Call::Open { attempt: e.attempt };
             }
+            Event::ModelCallParked(e) => {
+                // The claim that found no model was neither in vain nor a step forward.
+                self.fruitless_claims = self.fruitless_claims.saturating_sub(1);
+                self.step = e.step;
+                self.call = Call::Backoff {
+                    attempt: e.attempt.saturating_sub(1),
+                    retry_at: e.until,
+                };
+            }
             Event::ModelReplied(e) => {
                 self.fruitless_claims = 0;
+                self.excused_attempts = 0;
                 self.call = Call::Idle;
                 self.usage += e.usage;
                 self.messages.push(Message::Assistant {
@@ -198,6 +212,7 @@ impl Run {
             Event::ModelCallFailed(e) => {
                 // A failure that was recorded is a step forward: tries have a limit of their own.
                 self.fruitless_claims = 0;
+                self.excused_attempts = self.excused_attempts.saturating_add(e.excused.into());
                 self.call = match e.retry_at {
                     Some(retry_at) => Call::Backoff {
                         attempt: e.attempt,

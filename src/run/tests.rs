@@ -3,6 +3,7 @@
 
 mod golden;
 mod laws;
+mod parking;
 mod sentences;
 mod sentences_about_ends;
 
@@ -12,7 +13,7 @@ use super::{
     AgentRef, Command, Event, Limits, Message, ModelReply, RunId, SessionId, Time, ToolCall, ToolOutput, ToolResult,
     ToolSpec, Usage,
     agent::AgentTool,
-    command::{Context, Request},
+    command::{Context, Request, Route},
     decide,
     event::*,
     state::Run,
@@ -46,6 +47,7 @@ fn request() -> Request {
             version: "f00d".into(),
         },
         model: "scripted".into(),
+        fallbacks: vec![],
         server_tools: vec![server("lookup", true), server("pay", false)],
         client_tools: vec![ToolSpec {
             name: "ask".into(),
@@ -115,7 +117,33 @@ fn failure(seconds: i64, step: u32, attempt: u32, retry_at: Option<i64>) -> Comm
         class: if retry_at.is_some() { "unavailable" } else { "rejected" }.into(),
         message: "the provider said no".into(),
         retry_at: retry_at.map(at),
+        excused: false,
     }
+}
+
+/// The same failure, of a provider known to be away.
+fn excused(seconds: i64, step: u32, attempt: u32, retry_at: i64) -> Command {
+    let mut failure = failure(seconds, step, attempt, Some(retry_at));
+    if let Command::RecordModelFailure { excused, .. } = &mut failure {
+        *excused = true;
+    }
+    failure
+}
+
+fn parked_until(seconds: i64, command: Command) -> Command {
+    let route = Route::Park {
+        until: at(seconds),
+        reason: "breaker_open",
+    };
+    Command::Routed(route, Box::new(command))
+}
+
+fn to(provider: &str, model: &str, command: Command) -> Command {
+    let route = Route::To {
+        provider: provider.into(),
+        model: model.into(),
+    };
+    Command::Routed(route, Box::new(command))
 }
 
 fn results(seconds: i64, ended: &[(&str, Result<&str, &str>)]) -> Command {
@@ -182,6 +210,7 @@ fn model_call(step: u32, attempt: u32) -> Event {
         step,
         attempt,
         model: "scripted".into(),
+        provider: None,
         reserved_output_tokens: LIMITS.output_tokens_max,
     }
     .into()

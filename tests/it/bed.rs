@@ -93,6 +93,7 @@ pub fn request(session_id: SessionId, text: &str) -> Request {
             version: "f00d".into(),
         },
         model: "scripted".into(),
+        fallbacks: vec![],
         server_tools: vec![AgentTool {
             name: "lookup".into(),
             retry_safe: true,

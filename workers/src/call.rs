@@ -10,7 +10,7 @@ use crate::{
     clock, context,
     delta::Deltas,
     execute::{Done, Execution, Interrupt},
-    model::{ErrorClass, ModelError, ModelRequest},
+    model::{ErrorClass, ModelError, ModelRequest, link::Link},
     tools::ToolContext,
 };
 
@@ -55,8 +55,15 @@ impl Execution {
         );
 
         let shared = self.shared.clone();
+        let Some(mut ticket) = self.ticket.take() else {
+            return Err(Done::Stuck(
+                "a model call is open that this worker has no leave for".into(),
+            ));
+        };
+        let link = ticket.link().clone();
+        ticket.call_made();
         let deltas = Deltas::new(&*shared.feed, run_id, self.loaded.run.version + 1);
-        let call = make(&shared.models, &request.model, &mut ask, &deltas);
+        let call = make(&shared.models, &link, &mut ask, &deltas);
         tokio::pin!(call);
         let sending = deltas.run();
         tokio::pin!(sending);
@@ -76,6 +83,7 @@ impl Execution {
         };
         match outcome {
             Ok(mut reply) => {
+                ticket.replied();
                 deltas.flush().await;
                 reply.deltas = deltas.lengths();
                 if let Some(price) = agent.price {
@@ -93,22 +101,21 @@ impl Execution {
                 .await
             }
             Err(error) => {
-                let now = clock::now();
+                let excused = !ticket.failed(&error);
                 let pause = shared
                     .retry
                     .pause(error.class, attempt, error.retry_after, clock::jitter());
-                let retry_at = pause
-                    .and_then(|pause| chrono::TimeDelta::from_std(pause).ok())
-                    .map(|pause| now + pause);
-                tracing::warn!(run.id = %run_id, step, attempt, class = %error.class, error = %error, "a model call failed");
+                let retry_at = pause.map(|pause| self.retry_at(&link, pause));
+                tracing::warn!(run.id = %run_id, step, attempt, model = %link, class = %error.class, error = %error, "a model call failed");
                 let (class, message) = (error.class.as_str().to_owned(), error.message);
                 self.commit(Command::RecordModelFailure {
-                    now,
+                    now: clock::now(),
                     step,
                     attempt,
                     class,
                     message,
                     retry_at,
+                    excused,
                 })
                 .await
             }
@@ -191,11 +198,11 @@ impl Execution {
 
 async fn make(
     models: &crate::model::Models,
-    name: &str,
+    link: &Link,
     ask: &mut ModelRequest,
     deltas: &Deltas<'_>,
 ) -> Result<ModelReply, ModelError> {
-    let resolved = models.resolve(name).await?;
+    let resolved = models.at(link).await?;
     ask.model = resolved.name;
     let reply = resolved.model.call(ask, &mut |text| deltas.push(text)).await?;
     if reply.text.is_empty() && reply.tool_calls.is_empty() {

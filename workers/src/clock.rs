@@ -12,6 +12,11 @@ pub fn now() -> Time {
     Time::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
 }
 
+/// A moment to measure from; it follows the runtime's clock.
+pub fn instant() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Between 0 and 1, for spreading retries.
 #[expect(
     clippy::disallowed_methods,

@@ -14,20 +14,20 @@ use steadfast::{
     feed::{Frame, Signal},
     metrics,
     queue::Advance,
-    run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, next, transition},
+    run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, next},
     store::{Append, Error, Lease as LeaseChange, Loaded, Outcome},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, context, lease::Lease, record, worker::Shared};
+use crate::{clock, context, lease::Lease, model::admission::Ticket, record, worker::Shared};
 
 /// How long an append keeps trying while the database is away. A reply was paid for: it is worth waiting for.
 const APPEND_PATIENCE: Duration = Duration::from_secs(120);
 /// Conflicts in a row with an unchanged epoch: inputs of people do not come faster than this.
 const CONFLICTS_MAX: u32 = 32;
 /// A pause up to this is sat out; for a longer one the run is let go of until it is due.
-const PAUSE_HELD_MAX: Duration = Duration::from_secs(2);
+pub(crate) const PAUSE_HELD_MAX: Duration = Duration::from_secs(2);
 /// A signal may be lost: the log is looked at this often while waiting for something.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -66,6 +66,8 @@ pub struct Execution {
     pub(crate) hand_back: CancellationToken,
     /// Messages of earlier turns, read once.
     pub(crate) history: Option<Vec<Message>>,
+    /// Leave for the model call that is recorded as open.
+    pub(crate) ticket: Option<Ticket>,
     signals_closed: bool,
     /// The epoch of the claim that was won. Every append names it; a newer one makes the append lose.
     claim: Option<u64>,
@@ -103,6 +105,7 @@ impl Execution {
             signals,
             hand_back,
             history: None,
+            ticket: None,
             signals_closed: false,
             claim: None,
         };
@@ -145,10 +148,16 @@ impl Execution {
                 epoch,
                 context,
             };
-            let (events, after) = match transition(&self.loaded.run, command.clone()) {
+            if self.is_about_to_ask() {
+                self.moment().await;
+            }
+            let (events, after) = match self.decide(command.clone()) {
                 Ok(decided) => decided,
                 Err(_) => return Err(Done::Settled),
             };
+            if self.stay_parked(&events).await? {
+                return Err(Done::Settled);
+            }
             let goes_on = matches!(next(&after), Next::CallModel { .. } | Next::RunTools(_));
             // A run that ends or waits at once is claimed first and settled by a second append.
             let first = if goes_on { events } else { Vec::new() };
@@ -201,10 +210,15 @@ impl Execution {
 
     async fn pause_until(&mut self, at: steadfast::run::Time) -> Result<(), Done> {
         let pause = (at - clock::now()).to_std().unwrap_or_default();
-        let end = tokio::time::Instant::now() + pause;
+        let moment = self.moment();
+        let over = async {
+            tokio::time::sleep(pause).await;
+            moment.await;
+        };
+        tokio::pin!(over);
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(end) => return self.commit(Command::RetryModelCall { now: clock::now() }).await,
+                () = &mut over => return self.commit(Command::RetryModelCall { now: clock::now() }).await,
                 interrupt = self.interrupt() => match interrupt {
                     Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(()),
                     Interrupt::Changed | Interrupt::Resend => {}
@@ -278,7 +292,7 @@ impl Execution {
     /// Decides and appends, again after each input that came in between.
     pub(crate) async fn commit(&mut self, command: Command) -> Result<(), Done> {
         for _ in 0..CONFLICTS_MAX {
-            let (events, after) = match transition(&self.loaded.run, command.clone()) {
+            let (events, after) = match self.decide(command.clone()) {
                 Ok(decided) => decided,
                 Err(Refusal::AlreadyEnded(_) | Refusal::NothingToDo(_)) => return Err(Done::Settled),
                 Err(refusal) => return Err(Done::Stuck(format!("its own outcome was refused: {refusal}"))),
@@ -295,7 +309,12 @@ impl Execution {
     }
 
     /// One append. `None`: it met a conflict.
-    async fn append(&mut self, events: Vec<Event>, after: Run, lease: LeaseChange) -> Result<Option<()>, Done> {
+    pub(crate) async fn append(
+        &mut self,
+        events: Vec<Event>,
+        after: Run,
+        lease: LeaseChange,
+    ) -> Result<Option<()>, Done> {
         let now = clock::now();
         let before = self.loaded.run.version;
         let released = matches!(lease, LeaseChange::Release { .. });

@@ -11,6 +11,7 @@
 //! A worker is stateless: it may be killed at any line. What it had appended stays; what it had not is done again by
 //! the worker that claims the run next, and the log says so.
 
+mod admit;
 mod call;
 mod clock;
 mod context;

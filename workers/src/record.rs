@@ -21,6 +21,12 @@ pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time
             }
             Event::RunResumed(_) => metrics::runs().takeovers.inc(),
             Event::ModelCallOrphaned(_) => metrics::model().orphaned.inc(),
+            Event::ModelCallParked(e) => {
+                metrics::providers()
+                    .parked
+                    .with_label_values(&[e.reason.as_str()])
+                    .inc();
+            }
             Event::ModelCallFailed(e) => {
                 let model = run.request.as_ref().map_or("unknown", |request| request.model.as_str());
                 metrics::model().errors.with_label_values(&[model, &e.class]).inc();

@@ -53,7 +53,7 @@ impl House {
         let tools: BTreeMap<String, bool> = [("clock", true), ("calculator", true), ("http_get", true)]
             .map(|(name, safe)| (name.to_owned(), safe))
             .into();
-        let agents = Agents::load(None, &tools).expect("the built-in agent");
+        let agents = Agents::load(None, &tools, &Default::default()).expect("the built-in agent");
         for agent in agents.iter() {
             let bytes = agent.canonical();
             let hash = <sha2::Sha256 as sha2::Digest>::digest(&bytes).into();
@@ -99,6 +99,7 @@ impl House {
             now,
             agent: agent.reference(),
             model: agent.model.clone(),
+            fallbacks: agent.fallbacks.clone(),
             server_tools: agent.tools.clone(),
             client_tools: tools,
             limits: agent.limits,

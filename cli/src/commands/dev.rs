@@ -29,11 +29,11 @@ pub async fn dev(settings: &Settings, args: args::Dev) -> Result<ExitCode, Failu
     let place = Place::resolve(&settings.host(args.host.as_deref()), args.port).await?;
     let identity = settings.identity()?.identity(place.host(), place.is_loopback())?;
     let worker_settings = settings.worker()?;
-    let model = compose::model_in_words(&settings.model());
-    let models = compose::models(settings.model())?;
+    let model = compose::model_in_words(&settings.model()?);
+    let models = compose::models(settings)?;
     let tools = compose::toolbox(settings);
     let agents_dir = settings.agents(args.agents.as_deref());
-    let agents = compose::agents(&agents_dir, &tools)?;
+    let agents = compose::agents(&agents_dir, &tools, settings)?;
     compose::check_models(&agents, &models).await?;
 
     let _lock = DataDirLock::take(&args.data_dir)?;

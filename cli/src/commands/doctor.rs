@@ -72,7 +72,7 @@ pub async fn doctor(settings: &Settings, args: args::Doctor) -> Result<ExitCode,
     queue(&mut diagnosis, settings, args.nats.as_deref()).await?;
     provider::examine(&mut diagnosis, settings).await?;
     let dir = settings.agents(args.agents.as_deref());
-    match compose::agents(&dir, &compose::toolbox(settings)) {
+    match compose::agents(&dir, &compose::toolbox(settings), settings) {
         Ok(agents) => {
             let names: Vec<&str> = agents.iter().map(|agent| agent.name.as_str()).collect();
             diagnosis.ok("agents", format!("{} ({})", names.join(", "), dir.display()));

@@ -23,7 +23,7 @@ pub async fn eval(settings: &Settings, command: Eval) -> Result<ExitCode, Failur
         server,
     } = command;
     let client = settings.client(server.url.as_deref(), server.api_key.as_deref());
-    let model = settings.model();
+    let model = settings.model()?;
     let api_key = model.api_key.map(|key| key.expose().to_owned());
     let options = EvalOptions {
         file,

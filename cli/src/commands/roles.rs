@@ -35,7 +35,7 @@ pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCod
     .await?;
     let identity = settings.identity()?.identity(place.host(), place.is_loopback())?;
     let agents_dir = settings.agents(args.agents.as_deref());
-    let agents = compose::agents(&agents_dir, &compose::toolbox(settings))?;
+    let agents = compose::agents(&agents_dir, &compose::toolbox(settings), settings)?;
     let nats = compose::nats_settings(settings, args.role.servers.nats.as_deref())?;
     let shutdown = shutdown::on_signal()?;
 
@@ -90,8 +90,8 @@ pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCod
 pub async fn worker(settings: &Settings, args: Role) -> Result<ExitCode, Failure> {
     let place = Place::resolve(&settings.host(args.host.as_deref()), args.port.unwrap_or(WORKER_PORT)).await?;
     let worker = settings.worker()?;
-    let model = compose::model_in_words(&settings.model());
-    let models = compose::models(settings.model())?;
+    let model = compose::model_in_words(&settings.model()?);
+    let models = compose::models(settings)?;
     let nats = compose::nats_settings(settings, args.servers.nats.as_deref())?;
     let shutdown = shutdown::on_signal()?;
 

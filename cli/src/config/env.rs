@@ -31,22 +31,26 @@ pub const NAMES: [&str; 22] = [
 ];
 
 #[derive(Default)]
-pub struct Env(BTreeMap<&'static str, String>);
+pub struct Env(BTreeMap<String, String>);
 
 impl Env {
-    pub fn read() -> Result<Self, Failure> {
-        Self::of(std::env::var_os)
+    /// Reads the variables above, and those the configuration file names.
+    pub fn read<'n>(named: impl Iterator<Item = &'n str>) -> Result<Self, Failure> {
+        Self::of(NAMES.into_iter().chain(named), |name| std::env::var_os(name))
     }
 
-    fn of(variable: impl Fn(&'static str) -> Option<std::ffi::OsString>) -> Result<Self, Failure> {
+    fn of<'n>(
+        names: impl Iterator<Item = &'n str>,
+        variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Result<Self, Failure> {
         let mut found = BTreeMap::new();
-        for name in NAMES {
+        for name in names {
             let Some(value) = variable(name) else { continue };
             let value = value
                 .into_string()
                 .map_err(|_| Failure::new(format!("{name} is not valid UTF-8")))?;
             if !value.trim().is_empty() {
-                found.insert(name, value);
+                found.insert(name.to_owned(), value);
             }
         }
         Ok(Self(found))
@@ -54,6 +58,11 @@ impl Env {
 
     pub fn get(&self, name: &'static str) -> Option<&str> {
         debug_assert!(NAMES.contains(&name), "{name} is not in the list");
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// A variable that the configuration file names.
+    pub fn named(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
@@ -72,7 +81,8 @@ impl Env {
 #[cfg(test)]
 impl<const N: usize> From<[(&'static str, &str); N]> for Env {
     fn from(pairs: [(&'static str, &str); N]) -> Self {
-        Self::of(|name| {
+        let names = pairs.iter().map(|(name, _)| *name);
+        Self::of(names, |name| {
             pairs
                 .iter()
                 .find(|(key, _)| *key == name)

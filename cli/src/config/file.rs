@@ -1,6 +1,7 @@
 //! `steadfast.toml`: the lowest of the three layers. A key nobody knows is an error with its place, not a shrug.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -34,6 +35,7 @@ section! {
         database: Database,
         nats: Nats,
         model: Model,
+        providers: BTreeMap<String, Provider>,
         identity: Identity,
         gateway: GatewayLimits,
         worker: Worker,
@@ -55,6 +57,15 @@ section! {
         base_url: Option<String>,
         api_key: Option<Secret>,
     }
+    Provider {
+        base_url: Option<String>,
+        api_key_env: Option<String>,
+        connect_seconds: Option<f64>,
+        first_token_seconds: Option<f64>,
+        between_tokens_seconds: Option<f64>,
+        total_seconds: Option<f64>,
+        concurrency_max: Option<usize>,
+    }
     Identity {
         jwt_secret: Option<Secret>,
         jwks_url: Option<String>,
@@ -67,6 +78,7 @@ section! {
         slots: Option<usize>,
         lease_ms: Option<u64>,
         drain_seconds: Option<u64>,
+        calls_per_tenant_max: Option<usize>,
     }
     Tools {
         http_get_allow_hosts: Vec<String>,
@@ -205,7 +217,8 @@ mod tests {
     #[test]
     fn every_section_reads() {
         let text = "agents = \"a\"\n[database]\nurl = \"postgres://x\"\n[nats]\nreplicas = 3\n[gateway]\n\
-                    requests_per_minute = 600\n[tools]\nhttp_get_allow_hosts = [\"a:80\"]\n[log]\nformat = \"json\"\n";
+                    requests_per_minute = 600\n[tools]\nhttp_get_allow_hosts = [\"a:80\"]\n[log]\nformat = \"json\"\n\
+                    [providers.spare]\nbase_url = \"http://spare/v1\"\nconcurrency_max = 8\n";
         let Ok(file) = ConfigFile::parse(text) else {
             panic!("it does not read")
         };

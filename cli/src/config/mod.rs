@@ -3,6 +3,7 @@
 mod env;
 mod file;
 mod parts;
+mod providers;
 
 use std::path::{Path, PathBuf};
 
@@ -26,8 +27,12 @@ pub struct Settings {
 impl Settings {
     pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
         let (file, path) = ConfigFile::read(named)?;
+        let keys = file
+            .providers
+            .values()
+            .filter_map(|provider| provider.api_key_env.as_deref());
         Ok(Self {
-            env: Env::read()?,
+            env: Env::read(keys)?,
             file,
             path,
         })

@@ -3,11 +3,12 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use steadfast_gateway::Identity;
+use steadfast_workers::model::Timeouts;
 
 use super::{LogFormat, Settings};
 use crate::{error::Failure, secret::Secret};
 
-const SLOTS: RangeInclusive<usize> = 1..=10_000;
+pub(super) const SLOTS: RangeInclusive<usize> = 1..=10_000;
 const LEASE_MS: RangeInclusive<u64> = 500..=600_000;
 const DRAIN_SECONDS: RangeInclusive<u64> = 0..=3_600;
 const REPLICAS: RangeInclusive<usize> = 1..=5;
@@ -28,6 +29,8 @@ pub struct ModelSettings {
     pub name: Option<String>,
     pub base_url: Option<String>,
     pub api_key: Option<Secret>,
+    pub timeouts: Timeouts,
+    pub concurrency_max: Option<usize>,
 }
 
 pub struct IdentitySettings {
@@ -43,6 +46,8 @@ pub struct WorkerSettings {
     pub slots: usize,
     pub lease: Duration,
     pub drain: Duration,
+    /// Model calls of one tenant at the same time.
+    pub calls_per_tenant_max: usize,
 }
 
 pub struct LogSettings {
@@ -79,16 +84,19 @@ impl Settings {
         }))
     }
 
-    pub fn model(&self) -> ModelSettings {
+    pub fn model(&self) -> Result<ModelSettings, Failure> {
         let (env, file) = (&self.env, &self.file.model);
-        ModelSettings {
+        let (timeouts, concurrency_max) = self.default_provider()?;
+        Ok(ModelSettings {
             name: env.text("STEADFAST_MODEL").or_else(|| file.name.clone()),
             base_url: env.text("OPENAI_BASE_URL").or_else(|| file.base_url.clone()),
             api_key: env
                 .get("OPENAI_API_KEY")
                 .map(Secret::new)
                 .or_else(|| file.api_key.clone()),
-        }
+            timeouts,
+            concurrency_max,
+        })
     }
 
     pub fn identity(&self) -> Result<IdentitySettings, Failure> {
@@ -127,6 +135,11 @@ impl Settings {
             slots: within("STEADFAST_SLOTS", slots, SLOTS)?,
             lease: Duration::from_millis(within("STEADFAST_LEASE_MS", lease, LEASE_MS)?),
             drain: Duration::from_secs(within("STEADFAST_DRAIN_SECONDS", drain, DRAIN_SECONDS)?),
+            calls_per_tenant_max: within(
+                "worker.calls_per_tenant_max",
+                file.calls_per_tenant_max.unwrap_or(slots),
+                SLOTS,
+            )?,
         })
     }
 
@@ -199,7 +212,11 @@ impl IdentitySettings {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(name: &str, value: T, range: RangeInclusive<T>) -> Result<T, Failure> {
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<T, Failure> {
     if range.contains(&value) {
         return Ok(value);
     }
@@ -210,7 +227,7 @@ fn within<T: PartialOrd + std::fmt::Display>(name: &str, value: T, range: RangeI
     )))
 }
 
-fn word(name: &str, value: String) -> Result<String, Failure> {
+pub(super) fn word(name: &str, value: String) -> Result<String, Failure> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if !value.is_empty() && value.len() <= WORD_CHARS_MAX && value.chars().all(fits) {
         return Ok(value);
@@ -222,11 +239,11 @@ fn word(name: &str, value: String) -> Result<String, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{Env, file::ConfigFile};
 
-    fn settings<const N: usize>(env: [(&'static str, &str); N], file: &str) -> Settings {
+    pub(in crate::config) fn settings<const N: usize>(env: [(&'static str, &str); N], file: &str) -> Settings {
         let file: ConfigFile = toml::from_str(file).unwrap_or_else(|error| panic!("{error}"));
         Settings {
             env: Env::from(env),
@@ -235,7 +252,7 @@ mod tests {
         }
     }
 
-    fn refusal<T>(result: Result<T, Failure>) -> String {
+    pub(in crate::config) fn refusal<T>(result: Result<T, Failure>) -> String {
         result.err().map(|failure| failure.to_string()).unwrap_or_default()
     }
 

@@ -104,6 +104,7 @@ fn ask(gateway: &Gateway, task: Task<'_>, session: Option<SessionId>, key: Optio
         now: clock::now(),
         agent: gateway.version_of(task.agent),
         model: task.agent.model.clone(),
+        fallbacks: task.agent.fallbacks.clone(),
         server_tools: task.agent.tools.clone(),
         client_tools: task.client_tools,
         limits: task.limits,

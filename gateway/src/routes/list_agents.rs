@@ -15,6 +15,7 @@ pub struct AgentView {
     name: String,
     version: String,
     model: String,
+    fallbacks: Vec<String>,
     tools: Vec<String>,
     limits: Limits,
 }
@@ -27,6 +28,7 @@ impl From<&Agent> for AgentView {
             name: reference.name,
             version: reference.version,
             model: agent.model.clone(),
+            fallbacks: agent.fallbacks.clone(),
             tools: agent.tools.iter().map(|tool| tool.name.clone()).collect(),
             limits: agent.limits,
         }

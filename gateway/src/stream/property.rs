@@ -47,6 +47,7 @@ impl History {
                 step: step_number,
                 attempt,
                 model: "m".into(),
+                provider: None,
                 reserved_output_tokens: 1,
             };
             history.commit(call(1).into());

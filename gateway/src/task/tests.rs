@@ -4,7 +4,7 @@ use super::*;
 use crate::body;
 
 fn agents() -> Agents {
-    Agents::load(None, &BTreeMap::from([("clock".into(), true)])).expect("the built-in agent")
+    Agents::load(None, &BTreeMap::from([("clock".into(), true)]), &Default::default()).expect("the built-in agent")
 }
 
 fn check(json: &str) -> Result<(Vec<Message>, Vec<ToolSpec>, Limits), Problem> {

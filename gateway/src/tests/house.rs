@@ -191,7 +191,7 @@ impl House {
             queue: queue.clone(),
             feed: feed.clone(),
             reads: Arc::new(NoReads),
-            agents: Arc::new(Agents::load(None, &BTreeMap::new()).expect("the built-in agent")),
+            agents: Arc::new(Agents::load(None, &BTreeMap::new(), &Default::default()).expect("the built-in agent")),
             health: health.clone(),
             identity,
             limits,

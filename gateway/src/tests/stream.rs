@@ -174,6 +174,7 @@ async fn deltas_of_a_worker_that_died_are_taken_back() {
         class: "timeout".into(),
         message: "it took too long".into(),
         retry_at: None,
+        excused: false,
     };
     house.act(run_id, fail).await;
     let rest = reading.rest().await;

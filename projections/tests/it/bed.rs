@@ -83,6 +83,7 @@ impl Bed {
                 version: "1".into(),
             },
             model: "small".into(),
+            fallbacks: vec![],
             server_tools: vec![tool("clock", true), tool("pay", false)],
             client_tools: vec![ToolSpec {
                 name: "ask".into(),
@@ -279,6 +280,7 @@ impl Bed {
             class: "unavailable".into(),
             message: "503".into(),
             retry_at,
+            excused: false,
         };
         self.command(backoff, failure(self.now(), retry_at), Lease::Keep).await;
         // Failed; cancelled with a call under way; of another tenant, with an input that goes to a blob.

@@ -134,6 +134,20 @@ fn stories() -> Vec<(&'static str, Vec<Command>)> {
             ),
         ),
         (
+            "parked",
+            with(
+                tools(&[("c1", "lookup")]),
+                vec![
+                    parked_until(8, results(3, &[("c1", Ok("18 °C"))])),
+                    parked_until(20, advance(8, 2)),
+                    to("spare", "big", advance(20, 3)),
+                    excused(21, 2, 1, 30),
+                    Command::RetryModelCall { now: at(30) },
+                    reply(31, 2, 2, "18 °C.", &[]),
+                ],
+            ),
+        ),
+        (
             "cancel",
             vec![
                 requested(),

@@ -33,6 +33,7 @@ enum Try {
     Failure {
         aim: Aim,
         retry_in: Option<i64>,
+        excused: bool,
     },
     Retry,
     Results {
@@ -49,6 +50,11 @@ enum Try {
     },
     ConfirmCancel,
     Fail,
+    /// Something else, while no model can be asked for so many seconds.
+    Parked {
+        seconds: i64,
+        what: Box<Try>,
+    },
 }
 
 /// Whether a worker's report names the call that is open, or any.
@@ -71,6 +77,17 @@ fn rarely() -> impl Strategy<Value = bool> {
 }
 
 fn attempt() -> impl Strategy<Value = Try> {
+    let park = prop::option::weighted(0.1, -5..60_i64);
+    (attempt_with_a_model(), park).prop_map(|(what, park)| match park {
+        Some(seconds) => Try::Parked {
+            seconds,
+            what: Box::new(what),
+        },
+        None => what,
+    })
+}
+
+fn attempt_with_a_model() -> impl Strategy<Value = Try> {
     let calls = prop::collection::vec((0..5_u8, 0..5_u8), 0..4);
     prop_oneof![
         8 => (rarely(), any::<bool>(), rarely()).prop_map(|(endless, metadata, tools_twice)| Try::Request {
@@ -80,8 +97,8 @@ fn attempt() -> impl Strategy<Value = Try> {
         }),
         5 => any::<bool>().prop_map(|context| Try::Advance { context }),
         6 => (aim(), ".{0,8}", calls).prop_map(|(aim, text, calls)| Try::Reply { aim, text, calls }),
-        3 => (aim(), prop::option::weighted(0.8, -5..60_i64))
-            .prop_map(|(aim, retry_in)| Try::Failure { aim, retry_in }),
+        3 => (aim(), prop::option::weighted(0.8, -5..60_i64), any::<bool>())
+            .prop_map(|(aim, retry_in, excused)| Try::Failure { aim, retry_in, excused }),
         3 => Just(Try::Retry),
         6 => (picks(), rarely()).prop_map(|(picks, stranger)| Try::Results { picks, stranger }),
         6 => (picks(), prop::option::weighted(0.3, any::<(Index, bool)>()), rarely())
@@ -170,7 +187,7 @@ fn command_for(run: &Run, now: Time, what: Try) -> Command {
                 reply,
             }
         }
-        Try::Failure { aim, retry_in } => {
+        Try::Failure { aim, retry_in, excused } => {
             let (step, attempt) = aimed(aim);
             Command::RecordModelFailure {
                 now,
@@ -179,6 +196,7 @@ fn command_for(run: &Run, now: Time, what: Try) -> Command {
                 class: "timeout".into(),
                 message: "too slow".into(),
                 retry_at: retry_in.map(|seconds| now + chrono::TimeDelta::seconds(seconds)),
+                excused,
             }
         }
         Try::Retry => Command::RetryModelCall { now },
@@ -218,6 +236,13 @@ fn command_for(run: &Run, now: Time, what: Try) -> Command {
             reason: reason.then(|| "enough".into()),
         },
         Try::ConfirmCancel => Command::ConfirmCancel { now },
+        Try::Parked { seconds, what } => {
+            let route = Route::Park {
+                until: now + chrono::TimeDelta::seconds(seconds),
+                reason: "breaker_open",
+            };
+            Command::Routed(route, Box::new(command_for(run, now, *what)))
+        }
         Try::Fail => Command::Fail {
             now,
             code: "x".into(),
@@ -321,6 +346,7 @@ fn one_end_at_most(log: &[Event]) -> Result<(), TestCaseError> {
 fn every_model_call_is_accounted_for(log: &[Event], run: &Run) -> Result<(), TestCaseError> {
     let mut open = None;
     let mut asked = Vec::new();
+    let mut excused = 0;
     let mut charged = Usage::default();
     for event in log {
         let outcome = match event {
@@ -332,7 +358,10 @@ fn every_model_call_is_accounted_for(log: &[Event], run: &Run) -> Result<(), Tes
                     None => (1, 1),
                 };
                 prop_assert_eq!((e.step, e.attempt), expected, "steps and attempts count up");
-                prop_assert!(e.step <= LIMITS.steps_max && e.attempt <= LIMITS.model_attempts_max);
+                if e.attempt == 1 {
+                    excused = 0;
+                }
+                prop_assert!(e.step <= LIMITS.steps_max && e.attempt - excused <= LIMITS.model_attempts_max);
                 open = Some((e.step, e.attempt));
                 asked.push((e.step, e.attempt));
                 continue;
@@ -341,7 +370,10 @@ fn every_model_call_is_accounted_for(log: &[Event], run: &Run) -> Result<(), Tes
                 charged += e.usage;
                 (e.step, e.attempt)
             }
-            Event::ModelCallFailed(e) => (e.step, e.attempt),
+            Event::ModelCallFailed(e) => {
+                excused += u32::from(e.excused);
+                (e.step, e.attempt)
+            }
             Event::ModelCallOrphaned(e) => {
                 charged.output_tokens += u64::from(e.charged_output_tokens);
                 (e.step, e.attempt)
@@ -406,7 +438,7 @@ fn the_generator_reaches_every_event_and_every_refusal_that_has_a_state() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let (mut events_seen, mut refusals_seen) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
-    for _ in 0..1000 {
+    for _ in 0..2000 {
         let story = story().new_tree(&mut runner).expect("no filters").current();
         let mut lives: [Run; RUNS] = Default::default();
         let mut now = at(0);

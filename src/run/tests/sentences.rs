@@ -8,6 +8,7 @@ fn a_request_is_recorded_with_its_deadline() {
     let Request {
         agent,
         model,
+        fallbacks,
         session_id,
         input,
         server_tools,
@@ -18,6 +19,7 @@ fn a_request_is_recorded_with_its_deadline() {
     let fact = RunRequested {
         agent,
         model,
+        fallbacks,
         session_id,
         input,
         continues_session: false,

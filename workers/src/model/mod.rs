@@ -3,10 +3,15 @@
 //! * [`OpenAi`] speaks to any OpenAI-compatible server.
 //! * [`Scripted`] is built in: the first run needs no key, and shows the whole path, tool calls included.
 //!
+//! Before each call stands [`admission`]: pauses, circuit breakers, retry budgets and bulkheads, and the chain of models
+//! that an agent names.
+//!
 //! A call is made once. Whether and when it is made again is decided by [`RetryPolicy`], which is pure, and recorded
 //! by the run; nothing in here repeats a request by itself.
 
+pub(crate) mod admission;
 pub(crate) mod http;
+pub(crate) mod link;
 mod openai;
 mod resolve;
 mod retry;
@@ -17,6 +22,7 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 use steadfast::run::{Message, ModelReply, ToolSpec};
 
+pub use admission::Bulkheads;
 pub use openai::{ApiKey, BadProvider, DEFAULT_BASE_URL, OpenAi, OpenAiOptions, Timeouts};
 pub use resolve::{FALLBACK_MODEL, Models, Resolved};
 pub use retry::RetryPolicy;

@@ -1,16 +1,20 @@
 //! Which model answers for the name an agent gives.
 //!
-//! | the agent says | with a provider | without |
+//! | the agent says | with a default provider | without |
 //! |---|---|---|
 //! | `default` | the configured name, or what the provider offers | the scripted model |
 //! | `scripted` | the scripted model | the scripted model |
 //! | any other name | the provider's model of that name | the scripted model |
+//! | `provider/name` | that provider's model of that name | the same |
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::OnceCell;
 
-use super::{BadProvider, Model, ModelError, OpenAi, OpenAiOptions, Scripted};
+use super::{
+    BadProvider, Bulkheads, ErrorClass, Model, ModelError, OpenAi, OpenAiOptions, Scripted, admission::Admission,
+    link::Link,
+};
 
 /// The model asked for where neither the installation nor the provider names one.
 pub const FALLBACK_MODEL: &str = "gpt-4o-mini";
@@ -19,7 +23,10 @@ pub const FALLBACK_MODEL: &str = "gpt-4o-mini";
 pub struct Models {
     default_model: Option<String>,
     provider: Option<Arc<OpenAi>>,
+    /// The others, by name.
+    named: BTreeMap<String, Arc<OpenAi>>,
     scripted: Arc<Scripted>,
+    pub(crate) admission: Arc<Admission>,
     /// What the provider offers, once it has been asked. A failure to ask is not kept.
     offered: OnceCell<String>,
 }
@@ -39,6 +46,8 @@ impl Models {
         Ok(Self {
             default_model,
             provider,
+            named: BTreeMap::new(),
+            admission: Arc::new(Admission::new(Bulkheads::default())),
             scripted: Arc::new(Scripted::default()),
             offered: OnceCell::new(),
         })
@@ -50,22 +59,73 @@ impl Models {
         self
     }
 
+    /// The same with one more provider, which agents name before a `/`.
+    pub fn with_provider(mut self, name: String, options: OpenAiOptions) -> Result<Self, BadProvider> {
+        self.named.insert(name, Arc::new(OpenAi::new(options)?));
+        Ok(self)
+    }
+
+    /// The same with limits on the calls made at the same time.
+    pub fn with_bulkheads(mut self, bulkheads: Bulkheads) -> Self {
+        self.admission = Arc::new(Admission::new(bulkheads));
+        self
+    }
+
+    /// Where a name leads, as far as that is known without asking a provider.
+    pub(crate) fn link(&self, name: &str) -> Link {
+        let link = Link::read(name);
+        if !link.is_default() {
+            return link;
+        }
+        if self.provider.is_none() || self.is_scripted(&link.model) {
+            return Link {
+                provider: Scripted::NAME.into(),
+                model: Scripted::NAME.into(),
+            };
+        }
+        match &self.default_model {
+            Some(configured) if link.model == "default" => Link {
+                model: configured.clone(),
+                ..link
+            },
+            _ => link,
+        }
+    }
+
     /// Whether a real provider is configured.
     pub fn has_provider(&self) -> bool {
         self.provider.is_some()
     }
 
     pub async fn resolve(&self, name: &str) -> Result<Resolved, ModelError> {
-        let Some(provider) = self.provider.as_ref().filter(|_| !self.is_scripted(name)) else {
-            return Ok(Resolved {
-                model: self.scripted.clone(),
-                name: Scripted::NAME.into(),
-            });
-        };
-        let name = match (name, &self.default_model) {
-            ("default", Some(configured)) => configured.clone(),
-            ("default", None) => self.offered.get_or_try_init(|| offered(provider)).await?.clone(),
-            (named, _) => named.into(),
+        self.at(&self.link(name)).await
+    }
+
+    /// Who answers at a link.
+    pub(crate) async fn at(&self, link: &Link) -> Result<Resolved, ModelError> {
+        let (provider, name) = match (&self.provider, self.named.get(&link.provider)) {
+            (Some(provider), _) if link.is_default() => {
+                let name = match link.model.as_str() {
+                    "default" => self.offered.get_or_try_init(|| offered(provider)).await?.clone(),
+                    named => named.into(),
+                };
+                (provider, name)
+            }
+            (_, Some(provider)) => (provider, link.model.clone()),
+            _ if link.provider == Scripted::NAME => {
+                return Ok(Resolved {
+                    model: self.scripted.clone(),
+                    name: Scripted::NAME.into(),
+                });
+            }
+            // Never sent to another provider instead: it may not be one that should read this conversation.
+            _ => {
+                let message = format!(
+                    "this worker knows no provider {:?}; add [providers.{}] to its steadfast.toml",
+                    link.provider, link.provider
+                );
+                return Err(ModelError::new(ErrorClass::Rejected, message));
+            }
         };
         Ok(Resolved {
             model: provider.clone(),
@@ -78,7 +138,13 @@ impl Models {
         if name == "default" || name == Scripted::NAME {
             return None;
         }
-        let Some(provider) = &self.provider else {
+        let link = Link::read(name);
+        let provider = if link.is_default() {
+            self.provider.as_ref()
+        } else {
+            self.named.get(&link.provider)
+        };
+        let Some(provider) = provider else {
             return Some(format!(
                 "no provider is configured, so only \"default\" and {:?} can be answered for; set OPENAI_BASE_URL or \
                  OPENAI_API_KEY",
@@ -87,7 +153,8 @@ impl Models {
         };
         // A provider that is away, or has no list, is no reason to refuse: the run will tell.
         let listed = provider.models().await.ok().filter(|listed| !listed.is_empty())?;
-        if listed.iter().any(|known| known == name) {
+        let name = &link.model;
+        if listed.contains(name) {
             return None;
         }
         let close = (listed.iter()).max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)))?;

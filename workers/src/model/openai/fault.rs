@@ -21,9 +21,13 @@ pub fn of_status(status: u16, headers: &HeaderMap, body: &[u8], now: DateTime<Ut
         format!(": {said}")
     };
     let message = match status {
-        300..=399 => format!("the provider answered {status} and points elsewhere; check OPENAI_BASE_URL"),
-        401 | 403 => format!("the provider answered {status}; check OPENAI_API_KEY{said}"),
-        404 => format!("the provider answered 404; check the model's name and OPENAI_BASE_URL{said}"),
+        300..=399 => {
+            format!("the provider answered {status} and points elsewhere; check its base URL (OPENAI_BASE_URL)")
+        }
+        401 | 403 => format!("the provider answered {status}; check its key (OPENAI_API_KEY){said}"),
+        404 => format!(
+            "the provider answered 404; check the model's name and the provider's base URL (OPENAI_BASE_URL){said}"
+        ),
         _ => format!("the provider answered {status}{said}"),
     };
     let retry_after = retry_after(headers, now).filter(|_| class != ErrorClass::Rejected);

@@ -162,7 +162,7 @@ impl OpenAi {
             Kind::Stream => events(answer).boxed(),
             Kind::Whole => whole(answer).boxed(),
             Kind::Page => {
-                let message = "the provider answered with a web page; check OPENAI_BASE_URL (it often ends in /v1)";
+                let message = "the provider answered with a web page; check its base URL, which often ends in /v1 (OPENAI_BASE_URL)";
                 return Err(ModelError::new(ErrorClass::Rejected, message));
             }
         };

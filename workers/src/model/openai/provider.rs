@@ -73,11 +73,17 @@ impl Default for Timeouts {
 /// The provider cannot be spoken to as it is configured.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum BadProvider {
-    #[error("OPENAI_BASE_URL {0:?} is not an http or https address; give one such as {DEFAULT_BASE_URL:?}")]
+    #[error(
+        "base_url {0:?} is not an http or https address; give one such as {DEFAULT_BASE_URL:?} (the default provider's is OPENAI_BASE_URL)"
+    )]
     NotAnAddress(String),
-    #[error("OPENAI_BASE_URL holds a user name, a password, a query or a fragment; put the key into OPENAI_API_KEY")]
+    #[error(
+        "base_url holds a user name, a password, a query or a fragment; put the key into the variable for it (the default provider's are OPENAI_BASE_URL and OPENAI_API_KEY)"
+    )]
     NotBare,
-    #[error("OPENAI_API_KEY holds characters that cannot stand in an HTTP header; check for a line break in it")]
+    #[error(
+        "the API key holds characters that cannot stand in an HTTP header; check for a line break in it (the default provider's is OPENAI_API_KEY)"
+    )]
     KeyNotAHeader,
     #[error("no HTTP client can be made: {0}")]
     NoClient(String),
