@@ -9,6 +9,8 @@ const SHARE: f64 = 0.1;
 const FLOOR_PER_SECOND: f64 = 1.0;
 /// Retries saved up, at the most.
 const BURST: f64 = 20.0;
+/// Fractions of a retry do not add up exactly: nobody is told to come back this very moment.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Clone)]
 pub struct RetryBudget {
@@ -37,7 +39,7 @@ impl RetryBudget {
             self.retries -= 1.0;
             return Ok(());
         }
-        Err(now + Duration::from_secs_f64((1.0 - self.retries) / FLOOR_PER_SECOND))
+        Err(now + Duration::from_secs_f64((1.0 - self.retries) / FLOOR_PER_SECOND).max(WAIT_MIN))
     }
 
     /// A retry that was taken was not made.

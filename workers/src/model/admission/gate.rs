@@ -24,14 +24,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 5] = [
-        Self::BreakerOpen,
-        Self::RateLimited,
-        Self::RetryBudget,
-        Self::ProviderBusy,
-        Self::TenantBusy,
-    ];
-
     /// The word in the log and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
