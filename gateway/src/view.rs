@@ -14,7 +14,7 @@ pub fn time<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error
     serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
-fn optional_time<S: Serializer>(moment: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn optional_time<S: Serializer>(moment: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
     match moment {
         Some(moment) => time(moment, serializer),
         None => serializer.serialize_none(),

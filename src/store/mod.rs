@@ -4,7 +4,7 @@
 //! it. Both stand on one port, [`Backend`], with an adapter for Postgres and one for SQLite.
 //!
 //! Which write is truth and which is cache: `events`, `runs` (the head of each stream), `sessions`, `blobs`,
-//! `idempotency_keys` and `api_keys` are truth. `snapshots` and every read model are caches.
+//! `idempotency_keys` and `api_keys` are truth. `snapshots`, `provider_states` and every read model are caches.
 
 mod adapter;
 mod appender;
@@ -14,6 +14,7 @@ mod cqrs;
 mod encode;
 mod load;
 mod postgres;
+mod providers;
 mod reader;
 pub mod sql;
 mod sqlite;
@@ -24,6 +25,7 @@ pub use backend::{Backend, Batch};
 pub use cqrs::RunStore;
 pub use encode::{BLOB_BYTES_MIN, Prepared, chain};
 pub use load::{Loaded, SNAPSHOT_EVERY};
+pub use providers::{KnownState, ProviderState, ProviderStates, STALE_AFTER};
 pub use reader::Reader;
 pub use sql::{Db, HotReads};
 pub use types::*;

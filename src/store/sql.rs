@@ -472,12 +472,20 @@ impl From<sqlx::Error> for Error {
 
 /// Migrations are never edited once released: a new file is added.
 fn migrations(postgres: bool) -> Vec<Migration> {
-    const FILES: [(i64, &str, &str, &str); 1] = [(
-        1,
-        "event store",
-        include_str!("../../migrations/postgres/0001_event_store.sql"),
-        include_str!("../../migrations/sqlite/0001_event_store.sql"),
-    )];
+    const FILES: [(i64, &str, &str, &str); 2] = [
+        (
+            1,
+            "event store",
+            include_str!("../../migrations/postgres/0001_event_store.sql"),
+            include_str!("../../migrations/sqlite/0001_event_store.sql"),
+        ),
+        (
+            2,
+            "provider states",
+            include_str!("../../migrations/postgres/0002_provider_states.sql"),
+            include_str!("../../migrations/sqlite/0002_provider_states.sql"),
+        ),
+    ];
     FILES
         .iter()
         .map(|(version, name, pg, lite)| {

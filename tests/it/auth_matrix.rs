@@ -78,6 +78,7 @@ fn routes(run: &str, session: &str) -> Vec<Route> {
         get(format!("/v1/sessions/{session}/messages"), "sessions:read", true),
         get("/v1/usage".into(), "usage:read", false),
         get("/v1/agents".into(), "runs:read", false),
+        get("/v1/providers".into(), "providers:read", false),
     ]
 }
 

@@ -21,6 +21,7 @@ mod lease;
 pub mod model;
 mod record;
 mod redriver;
+mod report;
 pub mod tools;
 mod worker;
 

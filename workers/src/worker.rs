@@ -11,7 +11,7 @@ use steadfast::{
     metrics,
     queue::{Advance, CommandQueue, Delivery},
     run::{RunId, TenantId},
-    store::{Appender, Reader, Store},
+    store::{Appender, ProviderStates, Reader, Store},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +21,7 @@ use crate::{
     execute::{Done, Execution},
     lease::Leases,
     model::{Models, RetryPolicy},
-    redriver,
+    redriver, report,
     tools::Toolbox,
 };
 
@@ -102,6 +102,7 @@ impl Shared {
 pub struct Worker {
     shared: Arc<Shared>,
     health: Health,
+    provider_states: ProviderStates,
 }
 
 impl Worker {
@@ -114,6 +115,7 @@ impl Worker {
             tools,
             health,
         } = deps;
+        let provider_states = ProviderStates::new(store.db);
         let shared = Shared {
             appender: store.appender,
             reader: store.reader,
@@ -128,12 +130,17 @@ impl Worker {
         Self {
             shared: Arc::new(shared),
             health,
+            provider_states,
         }
     }
 
     /// Works until told to stop, then drains: runs under way end or are handed back within the drain time.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { shared, health } = self;
+        let Self {
+            shared,
+            health,
+            provider_states,
+        } = self;
         health.expect("worker", SILENCE_MAX);
         metrics::runs().slots.set(shared.options.slots as i64);
         let leases = Leases::default();
@@ -149,6 +156,8 @@ impl Worker {
             }
         });
         background.spawn(redriver::run(shared.clone(), health.clone(), shutdown.clone()));
+        let (models, id) = (shared.models.clone(), shared.options.id.clone());
+        background.spawn(report::run(models, provider_states, id, renewing.clone()));
         background.spawn({
             let (leases, mut signals, stop) = (leases.clone(), shared.feed.signals().await, renewing.clone());
             async move {

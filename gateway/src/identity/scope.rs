@@ -10,15 +10,17 @@ pub enum Scope {
     SessionsWrite,
     SessionsRead,
     UsageRead,
+    ProvidersRead,
 }
 
 impl Scope {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RunsWrite,
         Self::RunsRead,
         Self::SessionsWrite,
         Self::SessionsRead,
         Self::UsageRead,
+        Self::ProvidersRead,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Scope {
             Self::SessionsWrite => "sessions:write",
             Self::SessionsRead => "sessions:read",
             Self::UsageRead => "usage:read",
+            Self::ProvidersRead => "providers:read",
         }
     }
 

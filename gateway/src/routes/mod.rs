@@ -10,6 +10,7 @@ mod get_session;
 mod list_agents;
 mod list_events;
 mod list_messages;
+mod list_providers;
 mod list_runs;
 mod list_sessions;
 mod ops;
@@ -49,7 +50,7 @@ impl Endpoint {
 }
 
 pub fn endpoints() -> Vec<Endpoint> {
-    use Scope::{RunsRead, RunsWrite, SessionsRead, SessionsWrite, UsageRead};
+    use Scope::{ProvidersRead, RunsRead, RunsWrite, SessionsRead, SessionsWrite, UsageRead};
     vec![
         Endpoint::new("/v1/runs", RunsWrite, post(create_run::handle)),
         Endpoint::new("/v1/runs", RunsRead, get(list_runs::handle)),
@@ -69,6 +70,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         Endpoint::new("/v1/sessions/{id}/messages", SessionsRead, get(list_messages::handle)),
         Endpoint::new("/v1/usage", UsageRead, get(usage::handle)),
         Endpoint::new("/v1/agents", RunsRead, get(list_agents::handle)),
+        Endpoint::new("/v1/providers", ProvidersRead, get(list_providers::handle)),
     ]
 }
 

@@ -268,12 +268,9 @@ impl Ticket {
         let labels = [self.link.provider.as_str(), self.link.model.as_str()];
         let m = metrics::providers();
         m.calls.with_label_values(&labels).inc();
-        if self.retry {
-            m.retries.with_label_values(&labels).inc();
-        }
-        if self.fallback {
-            m.fallbacks.with_label_values(&labels).inc();
-        }
+        // Counted from nothing, so that the first one shows.
+        m.retries.with_label_values(&labels).inc_by(self.retry.into());
+        m.fallbacks.with_label_values(&labels).inc_by(self.fallback.into());
         if let Some(gate) = self.admission.lock().gates.get_mut(&self.link) {
             tell(&self.link, &gate.standing(clock::instant()));
         }

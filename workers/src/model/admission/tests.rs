@@ -96,7 +96,11 @@ fn open_it_lets_nothing_through_then_one_probe_at_a_time_and_three_successes_clo
     let now = now + 5 * SECOND;
     for success in 1..=3 {
         let probe = breaker.enter(now).expect("a probe");
-        assert_eq!(breaker.enter(now), Err(None), "two probes at a time before success {success}");
+        assert_eq!(
+            breaker.enter(now),
+            Err(None),
+            "two probes at a time before success {success}"
+        );
         breaker.leave(probe, Verdict::Healthy, now, 1.0);
     }
     assert_eq!(breaker.phase(), Phase::Closed);
@@ -122,7 +126,13 @@ fn a_vain_probe_doubles_the_pause_up_to_a_minute_and_a_success_does_not_yet_shor
 
 #[test]
 fn chance_shortens_the_pause_to_half_at_the_most() {
-    for (jitter, expected) in [(0.0, 2_500), (0.5, 3_750), (1.0, 5_000), (f64::NAN, 5_000), (9.0, 5_000)] {
+    for (jitter, expected) in [
+        (0.0, 2_500),
+        (0.5, 3_750),
+        (1.0, 5_000),
+        (f64::NAN, 5_000),
+        (9.0, 5_000),
+    ] {
         let now = start();
         let mut breaker = Breaker::new(now);
         let passes: Vec<Pass> = (0..20).map(|_| breaker.enter(now).expect("closed")).collect();
@@ -157,10 +167,18 @@ fn calls_that_began_before_it_opened_do_not_close_or_open_it_again() {
     calls(&mut breaker, Verdict::Failing, 20, now);
     let probe = breaker.enter(now + 5 * SECOND).expect("a probe");
     for (at, pass) in early.into_iter().enumerate() {
-        let verdict = if at % 2 == 0 { Verdict::Healthy } else { Verdict::Failing };
+        let verdict = if at % 2 == 0 {
+            Verdict::Healthy
+        } else {
+            Verdict::Failing
+        };
         breaker.leave(pass, verdict, now + 5 * SECOND, 1.0);
     }
-    assert_eq!(breaker.enter(now + 5 * SECOND), Err(None), "the probe is still under way");
+    assert_eq!(
+        breaker.enter(now + 5 * SECOND),
+        Err(None),
+        "the probe is still under way"
+    );
     breaker.leave(probe, Verdict::Healthy, now + 5 * SECOND, 1.0);
     assert_eq!(
         breaker.phase(),
@@ -214,7 +232,12 @@ fn failures_count_as_long_as_the_breaker_is_closed() {
         assert_eq!(counts, call < 20, "call {call}");
     }
     let probe = gate.enter(false, now + 5 * SECOND).expect("a probe");
-    assert!(!gate.leave(probe, End::Failed(&error(ErrorClass::Connection)), now + 5 * SECOND, 1.0));
+    assert!(!gate.leave(
+        probe,
+        End::Failed(&error(ErrorClass::Connection)),
+        now + 5 * SECOND,
+        1.0
+    ));
     // What is the call's own fault counts in every phase.
     let later = now + 60 * SECOND;
     for class in [ErrorClass::Malformed, ErrorClass::Rejected] {
@@ -238,7 +261,11 @@ fn there_are_as_many_places_as_were_given() {
 #[test]
 fn the_chain_begins_with_the_first_link_and_moves_on_every_second_attempt() {
     let chain: Vec<Link> = ["a", "b", "c"].map(Link::read).into();
-    let first = |attempt| in_order(&chain, attempt).map(|link| link.model.as_str()).collect::<String>();
+    let first = |attempt| {
+        in_order(&chain, attempt)
+            .map(|link| link.model.as_str())
+            .collect::<String>()
+    };
     let orders: Vec<String> = (1..=7).map(first).collect();
     assert_eq!(orders, ["abc", "abc", "bca", "bca", "cab", "cab", "abc"]);
     assert_eq!(in_order(&[], 3).count(), 0);
@@ -255,7 +282,10 @@ async fn a_ticket_that_is_dropped_gives_its_place_back_and_wakes_who_waits() {
     let ticket = admission.admit(&chain, 1, &one).expect("a place");
     let blocked = admission.admit(&chain, 1, &one).map(drop).expect_err("one at a time");
     assert_eq!(blocked.reason, Reason::TenantBusy);
-    assert!(admission.admit(&chain, 1, &other).is_ok(), "one tenant does not hold up another");
+    assert!(
+        admission.admit(&chain, 1, &other).is_ok(),
+        "one tenant does not hold up another"
+    );
     let began = crate::clock::instant();
     let waiting = tokio::spawn({
         let (admission, chain, one) = (admission.clone(), chain.clone(), one.clone());
@@ -264,7 +294,11 @@ async fn a_ticket_that_is_dropped_gives_its_place_back_and_wakes_who_waits() {
     tokio::task::yield_now().await;
     drop(ticket);
     waiting.await.expect("it is woken");
-    assert_eq!(crate::clock::instant(), began, "without waiting for the time to look again");
+    assert_eq!(
+        crate::clock::instant(),
+        began,
+        "without waiting for the time to look again"
+    );
     assert!(admission.admit(&chain, 1, &one).is_ok());
 }
 
