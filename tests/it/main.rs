@@ -16,6 +16,7 @@ mod auth_matrix;
 mod evals_and_dashboard;
 mod kill;
 mod path;
+mod providers;
 mod stream;
 
 // What those stand on: systems of real processes, clients, and judges of what clients saw.

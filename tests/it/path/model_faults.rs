@@ -9,7 +9,6 @@ use crate::support::{Api, Stack, Transcript, in_both_modes, read};
 
 in_both_modes!(
     a_fault_that_passes_is_retried_to_the_exact_answer,
-    a_model_that_asks_for_patience_gets_it,
     faults_that_stay_end_the_run_with_a_reason,
     a_model_that_hangs_is_ended_by_the_deadline,
 );
@@ -59,20 +58,6 @@ async fn a_fault_that_passes_is_retried_to_the_exact_answer(stack: &Stack) {
         seen.assert_same(&api.replay(&run).await);
     };
     futures::future::join_all(faults.map(one)).await;
-}
-
-async fn a_model_that_asks_for_patience_gets_it(stack: &Stack) {
-    let text = format!("{} [[fault:429:2*1]] [[say:at last]]", fresh_prefix());
-    let seen = watch(&stack.api(), json!({ "input": text })).await;
-    assert_eq!(seen.only("run.completed")["output"], "at last");
-    assert_eq!(failures(&seen), [("rate_limited".to_owned(), true)]);
-    let calls: Vec<u64> = (stack.model().ledger().iter().filter(|call| call.user_text == text))
-        .map(|call| call.at_ms)
-        .collect();
-    assert!(
-        calls[1] - calls[0] >= 2_000,
-        "Retry-After was 2 s, the calls came at {calls:?} ms"
-    );
 }
 
 async fn faults_that_stay_end_the_run_with_a_reason(stack: &Stack) {

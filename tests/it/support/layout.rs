@@ -45,6 +45,8 @@ pub struct Layout {
     workers: usize,
     private: bool,
     model: Option<Settings>,
+    config: Option<String>,
+    agents: Vec<(String, String)>,
     env: Vec<(String, String)>,
     args: Vec<String>,
 }
@@ -58,6 +60,8 @@ impl Layout {
             workers: 0,
             private: false,
             model,
+            config: None,
+            agents: vec![],
             env: vec![],
             args: vec![],
         }
@@ -98,6 +102,20 @@ impl Layout {
         self
     }
 
+    /// A `steadfast.toml`, and a second model server: `{spare}` in it stands for the address.
+    pub fn config(self, text: &str) -> Self {
+        Self {
+            config: Some(text.into()),
+            ..self
+        }
+    }
+
+    /// An agent file; with one of these there are no others.
+    pub fn agent(mut self, name: &str, text: &str) -> Self {
+        self.agents.push((name.into(), text.into()));
+        self
+    }
+
     /// More arguments for `steadfast dev`.
     pub fn dev_args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|arg| (*arg).into()));
@@ -127,13 +145,31 @@ impl Layout {
         } else {
             (None, None)
         };
-        let env = self.environment(model.as_ref(), postgres.as_ref(), nats.as_ref()).await;
+        let spare = match &self.config {
+            Some(text) => {
+                let spare = ScriptedModel::start().await;
+                let text = text.replace("{spare}", &spare.base_url());
+                std::fs::write(dir.join("steadfast.toml"), text).expect("a place to write");
+                Some(spare)
+            }
+            None => None,
+        };
+        std::fs::create_dir_all(dir.join("agents")).expect("a place to write");
+        for (name, text) in &self.agents {
+            std::fs::write(dir.join("agents").join(format!("{name}.toml")), text).expect("a place to write");
+        }
+        let mut env = self.environment(model.as_ref(), postgres.as_ref(), nats.as_ref()).await;
+        if !self.agents.is_empty() {
+            let agents = dir.join("agents").display().to_string();
+            Arc::make_mut(&mut env).push(("STEADFAST_AGENTS".into(), agents));
+        }
         let mut stack = Stack {
             mode: self.mode,
             gateways: vec![],
             workers: vec![],
             projectors: vec![],
             model,
+            spare,
             postgres,
             nats,
             dir,
@@ -152,7 +188,14 @@ impl Layout {
     }
 
     fn make_roles(&self, stack: &mut Stack) {
-        let role = |name: String, args: &[&str]| Role::new(name, args, stack.env.clone(), &stack.dir);
+        let config = stack.dir.join("steadfast.toml").display().to_string();
+        let role = |name: String, args: &[&str]| {
+            let mut args = args.to_vec();
+            if self.config.is_some() {
+                args.extend(["--config", &config]);
+            }
+            Role::new(name, &args, stack.env.clone(), &stack.dir)
+        };
         match self.mode {
             Mode::Embedded => {
                 let data = stack.dir.join("data");

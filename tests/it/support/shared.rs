@@ -20,6 +20,7 @@ const MODEL: Settings = Settings {
     error_rate: 0.0,
     cut_rate: 0.0,
     hang_rate: 0.0,
+    outage_rate: 0.0,
     retry_after_s: Some(1),
     strict: true,
 };

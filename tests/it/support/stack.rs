@@ -42,6 +42,7 @@ pub struct Stack {
     pub workers: Vec<Role>,
     pub projectors: Vec<Role>,
     pub(super) model: Option<ScriptedModel>,
+    pub(super) spare: Option<ScriptedModel>,
     pub postgres: Option<PrivatePostgres>,
     pub nats: Option<PrivateNats>,
     pub(super) dir: PathBuf,
@@ -59,6 +60,11 @@ impl Stack {
 
     pub fn model(&self) -> &ScriptedModel {
         self.model.as_ref().expect("a stack with a scripted model")
+    }
+
+    /// The provider `spare` of a stack that was given one.
+    pub fn spare(&self) -> &ScriptedModel {
+        self.spare.as_ref().expect("a stack with a spare model")
     }
 
     pub fn api(&self) -> Api {

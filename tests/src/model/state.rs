@@ -28,6 +28,8 @@ pub struct Settings {
     pub cut_rate: f64,
     /// Share of calls never answered.
     pub hang_rate: f64,
+    /// Share of calls answered 500.
+    pub outage_rate: f64,
     /// With a 429 or 503; None: no such header.
     pub retry_after_s: Option<u64>,
     /// Refuse what OpenAI would.
@@ -36,7 +38,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let (error_rate, cut_rate, hang_rate) = (0.0, 0.0, 0.0);
+        let (error_rate, cut_rate, hang_rate, outage_rate) = (0.0, 0.0, 0.0, 0.0);
         Self {
             ttft_ms: 0,
             token_ms: 0,
@@ -44,6 +46,7 @@ impl Default for Settings {
             error_rate,
             cut_rate,
             hang_rate,
+            outage_rate,
             retry_after_s: Some(1),
             strict: true,
         }
@@ -72,6 +75,9 @@ pub struct SettingsPatch {
     /// Share of calls that are never answered [0]
     #[arg(long)]
     pub hang_rate: Option<f64>,
+    /// Share of calls, 0 to 1, that are answered 500 [0]
+    #[arg(long)]
+    pub outage_rate: Option<f64>,
     /// Seconds of Retry-After with a 429 or 503; -1 for none [1]
     #[arg(long, allow_negative_numbers = true)]
     pub retry_after_s: Option<i64>,
@@ -93,6 +99,7 @@ impl Settings {
             error_rate: share(patch.error_rate, self.error_rate),
             cut_rate: share(patch.cut_rate, self.cut_rate),
             hang_rate: share(patch.hang_rate, self.hang_rate),
+            outage_rate: share(patch.outage_rate, self.outage_rate),
             retry_after_s: patch
                 .retry_after_s
                 .map_or(self.retry_after_s, |s| u64::try_from(s).ok()),
@@ -203,13 +210,14 @@ impl State {
 
     fn draw_fault(&mut self) -> Option<Fault> {
         let s = &self.settings;
-        let (errors, cuts, hangs) = (s.error_rate, s.cut_rate, s.hang_rate);
+        let (errors, cuts, hangs, outages) = (s.error_rate, s.cut_rate, s.hang_rate, s.outage_rate);
         let draw = self.draw();
         match draw {
             d if d < errors / 2.0 => Some(Fault::Status(429)),
             d if d < errors => Some(Fault::Status(503)),
             d if d < errors + cuts => Some(Fault::Cut),
             d if d < errors + cuts + hangs => Some(Fault::Hang),
+            d if d < errors + cuts + hangs + outages => Some(Fault::Status(500)),
             _ => None,
         }
     }
