@@ -15,7 +15,7 @@ const ROUNDING_MS: u64 = 50;
 /// Fast timeouts, so that a model that hangs is met often.
 const TIGHT: &str = "[providers.default]\nfirst_token_seconds = 2\nbetween_tokens_seconds = 2\n\
                      [providers.spare]\nbase_url = \"{spare}\"\n";
-const CHAINED: &str = "instructions = \"Answer.\"\ntools = [\"calculator\"]\nfallbacks = [\"spare/big\"]\n";
+const CHAINED: &str = "instructions = \"Answer.\"\ntools = [\"calculator\"]\nfallbacks = [\"spare/scripted\"]\n";
 
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let looking = async {
@@ -238,7 +238,7 @@ async fn a_chain_goes_on_at_its_next_link_with_its_tools_and_says_so() {
                 .map(|frame| (text(&frame.data(), "provider"), text(&frame.data(), "model")))
                 .collect()
         };
-        let (first, second) = (("default".into(), "default".into()), ("spare".into(), "big".into()));
+        let (first, second) = (("default".into(), "default".into()), ("spare".into(), "scripted".into()));
 
         // Tries at one link are used up; what was shown of them is taken back.
         set_cut(model, 1.0);
@@ -264,7 +264,7 @@ async fn a_chain_goes_on_at_its_next_link_with_its_tools_and_says_so() {
         assert_eq!(seen.only("run.completed")["output"], "it is forty two");
         assert_eq!(seen.count("tool_call.succeeded"), 1);
         assert_eq!(links(&seen).last(), Some(&second));
-        assert!(spare.ledger()[before..].iter().all(|call| call.model == "big"));
+        assert!(spare.ledger()[before..].iter().all(|call| call.model == "scripted"));
 
         // Both are away: it waits for either.
         set_outage(spare, 1.0);
