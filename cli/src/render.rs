@@ -156,6 +156,11 @@ fn shown(kind: &str, frame: &Value) -> Shown {
                 None => note(said),
             }
         }
+        "model_call.parked" => note(format!(
+            "no model can be asked now ({}); again at {}",
+            text(&data["reason"]),
+            text(&data["until"])
+        )),
         "model_call.orphaned" => note("a model call was lost with its worker; it is charged and made again".into()),
         "cancel.requested" => note("someone asked the run to stop".into()),
         "run.completed" => Shown {

@@ -182,6 +182,7 @@ async fn matrix(stack: &Stack) {
         "sessions:write",
         "sessions:read",
         "usage:read",
+        "providers:read",
     ];
     for route in &routes {
         let what = format!("{} {}", route.method, route.path);
@@ -225,7 +226,7 @@ async fn matrix(stack: &Stack) {
         }
         // And the one scope it needs opens it, as far as the door goes.
         let (_, secret) = key(stack, &["--tenant", "acme", "--scopes", route.scope]).await;
-        if route.scope == "runs:read" || route.scope == "usage:read" {
+        if ["runs:read", "usage:read", "providers:read"].contains(&route.scope) {
             assert_eq!(
                 ask(&nobody, route, Some(("x-api-key", &secret))).await.status,
                 200,

@@ -238,7 +238,10 @@ async fn a_chain_goes_on_at_its_next_link_with_its_tools_and_says_so() {
                 .map(|frame| (text(&frame.data(), "provider"), text(&frame.data(), "model")))
                 .collect()
         };
-        let (first, second) = (("default".into(), "default".into()), ("spare".into(), "scripted".into()));
+        let (first, second) = (
+            ("default".into(), "default".into()),
+            ("spare".into(), "scripted".into()),
+        );
 
         // Tries at one link are used up; what was shown of them is taken back.
         set_cut(model, 1.0);

@@ -9,6 +9,7 @@ mod idempotency;
 mod keys;
 mod loading;
 mod log;
+mod providers;
 mod seam;
 mod sessions;
 mod unknown_commit;
@@ -71,5 +72,6 @@ conformance! {
     log::a_reader_sees_every_event_once_and_in_order_while_sixteen_write,
     log::pages_of_one_event_are_as_good_as_one_page,
     keys::an_api_key_is_found_by_its_hash_until_it_is_revoked,
+    providers::what_a_worker_says_of_its_providers_is_replaced_and_grows_old,
     seam::a_run_lives_through_the_seam,
 }

@@ -110,7 +110,7 @@ fn checked_scopes(scopes: &[String]) -> Result<String, Failure> {
         [] => Err(Failure::new("--scopes is empty; a key without a scope opens nothing")),
         [unknown, ..] => Err(Failure::new(format!(
             "there is no scope {unknown:?}; the scopes are runs:write, runs:read, sessions:write, sessions:read, \
-             usage:read, and * for all"
+             usage:read, providers:read, and * for all"
         ))),
     }
 }
