@@ -5,10 +5,7 @@
 //! it is folded in and the same outcome decided again, so a paid reply is never thrown away. A changed epoch means
 //! another worker has the run: this one stops, and nothing of its is written.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use steadfast::{
     feed::{Frame, Signal},
@@ -17,7 +14,7 @@ use steadfast::{
     run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, next, transition},
     store::{Append, Error, Lease as LeaseChange, Loaded, Outcome},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock, context, lease::Lease, record, worker::Shared};
@@ -201,9 +198,10 @@ impl Execution {
 
     async fn pause_until(&mut self, at: steadfast::run::Time) -> Result<(), Done> {
         let pause = (at - clock::now()).to_std().unwrap_or_default();
-        let end = tokio::time::Instant::now() + pause;
+        let end = Instant::now() + pause;
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(end) => return self.commit(Command::RetryModelCall { now: clock::now() }).await,
                 interrupt = self.interrupt() => match interrupt {
                     Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(()),
@@ -257,6 +255,7 @@ impl Execution {
     async fn has_fresh_lease(&mut self) -> Result<bool, Done> {
         while !self.lease.is_fresh(self.shared.options.lease) {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(self.shared.options.lease / 10) => {}
                 interrupt = self.interrupt() => match interrupt {
                     Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(false),

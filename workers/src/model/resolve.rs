@@ -19,7 +19,7 @@ pub const FALLBACK_MODEL: &str = "gpt-4o-mini";
 pub struct Models {
     default_model: Option<String>,
     provider: Option<Arc<OpenAi>>,
-    scripted: Arc<Scripted>,
+    scripted: Arc<dyn Model>,
     /// What the provider offers, once it has been asked. A failure to ask is not kept.
     offered: OnceCell<String>,
 }
@@ -44,8 +44,8 @@ impl Models {
         })
     }
 
-    /// The same with another pace of the scripted model.
-    pub fn with_scripted(mut self, scripted: Scripted) -> Self {
+    /// The same with another scripted model: one of another pace, or a test's own.
+    pub fn with_scripted(mut self, scripted: impl Model + 'static) -> Self {
         self.scripted = Arc::new(scripted);
         self
     }
