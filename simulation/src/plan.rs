@@ -3,13 +3,14 @@
 
 use std::{fmt, time::Duration};
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use crate::process::Edge;
 
 /// Faults begin and end within this.
 const STORM: Duration = Duration::from_secs(20);
+/// How many seeds are about late workers.
+const ZOMBIES: f64 = 0.2;
 /// Clients begin within this.
 const ARRIVALS: Duration = Duration::from_secs(8);
 
@@ -194,7 +195,7 @@ impl Noise {
 
 impl Plan {
     pub fn of(seed: u64) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = SmallRng::seed_from_u64(seed);
         let rng = &mut rng;
         let gateways = rng.random_range(1..=2);
         let workers = rng.random_range(1..=3);
@@ -227,7 +228,7 @@ impl Plan {
             client_drops_permille: some(250),
             answer_lost_permille: some(100),
         };
-        Self {
+        let plan = Self {
             seed,
             gateways,
             workers,
@@ -237,7 +238,50 @@ impl Plan {
             conversations,
             faults,
             noise,
+        };
+        if rng.random_bool(ZOMBIES) {
+            plan.with_zombies(rng)
+        } else {
+            plan
         }
+    }
+
+    /// Workers that lose their leases all the time, over a slow database: what fencing is there for.
+    fn with_zombies(mut self, rng: &mut SmallRng) -> Self {
+        self.lease = Duration::from_millis(600);
+        self.faults.push(Fault {
+            at: Duration::ZERO,
+            lasts: STORM,
+            kind: Kind::SlowCommits,
+        });
+        for _ in 0..rng.random_range(4..=10) {
+            let process = self.gateways + rng.random_range(0..self.workers);
+            let edge = Edge::Store;
+            self.faults.push(Fault {
+                at: millis(rng, STORM - Duration::from_secs(4)),
+                lasts: Duration::from_millis(700) + millis(rng, Duration::from_secs(3)),
+                kind: if rng.random_bool(0.7) {
+                    Kind::Stall { process }
+                } else {
+                    Kind::Cut { process, edge }
+                },
+            });
+        }
+        self.faults.sort_by_key(|fault| fault.at);
+        for task in self
+            .conversations
+            .iter_mut()
+            .flat_map(|conversation| &mut conversation.tasks)
+        {
+            task.ask = if rng.random_bool(0.5) {
+                Ask::Everything
+            } else {
+                task.ask
+            };
+            task.run_seconds_max = rng.random_bool(0.4).then(|| rng.random_range(2..=8));
+            task.cancel_after = rng.random_bool(0.4).then(|| millis(rng, Duration::from_secs(6)));
+        }
+        self
     }
 
     pub fn processes(&self) -> usize {
@@ -260,7 +304,7 @@ impl Plan {
 }
 
 impl Conversation {
-    fn of(rng: &mut ChaCha8Rng) -> Self {
+    fn of(rng: &mut SmallRng) -> Self {
         let in_session = rng.random_bool(0.4);
         let tasks = if in_session {
             rng.random_range(1..=3)
@@ -276,7 +320,7 @@ impl Conversation {
 }
 
 impl Task {
-    fn of(rng: &mut ChaCha8Rng) -> Self {
+    fn of(rng: &mut SmallRng) -> Self {
         let asks = [Ask::Answer, Ask::Work, Ask::Send, Ask::Client, Ask::Everything];
         Self {
             at: millis(rng, ARRIVALS),
@@ -291,7 +335,7 @@ impl Task {
 
 impl Fault {
     /// `served` processes serve clients or execute runs; `processes` is all of them.
-    fn of(rng: &mut ChaCha8Rng, served: usize, processes: usize) -> Self {
+    fn of(rng: &mut SmallRng, served: usize, processes: usize) -> Self {
         let process = if rng.random_bool(0.8) {
             rng.random_range(0..served)
         } else {
@@ -324,6 +368,6 @@ impl Fault {
     }
 }
 
-fn millis(rng: &mut ChaCha8Rng, below: Duration) -> Duration {
+fn millis(rng: &mut SmallRng, below: Duration) -> Duration {
     Duration::from_millis(rng.random_range(0..below.as_millis() as u64))
 }

@@ -250,7 +250,9 @@ fn left(house: &House, transcripts: &Transcripts) -> (Vec<String>, Vec<String>, 
         )
     })
     .collect();
-    let behind = house.models.position().is_none_or(|position| position < rows.log_end());
+    // The last event there is, also where an open transaction still hides it.
+    let end = rows.log.last_key_value().map(|(position, _)| *position);
+    let behind = house.models.position() < end;
     (open, waiting, behind)
 }
 
