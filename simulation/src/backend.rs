@@ -15,9 +15,10 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
-    database::{Database, Rows, away},
+    database::{Database, away},
     guard::Guard,
     process::{Edge, Process},
+    rows::Rows,
     world::Draws,
 };
 

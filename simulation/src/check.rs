@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use steadfast::{
     run::{Event, Run, RunId, state::Outcome},
     store::{GENESIS, Head, StoredEvent, chain},
-    wire::{self, Cursor},
 };
 
 use crate::{
-    database::Rows,
     house::House,
     model::Ledger,
-    transcript::{Frame, Transcript},
+    rows::Rows,
+    transcript::{Transcript, exactness},
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -309,50 +308,4 @@ impl Checks {
             format!("the client of {run_id}: {}", wrong.unwrap_or_default())
         });
     }
-}
-
-/// What is wrong with a transcript, if anything is.
-fn exactness(frames: &[Frame], stored: &[StoredEvent]) -> Option<String> {
-    let mut events = stored.iter();
-    let mut last = Cursor::default();
-    let mut text = String::new();
-    for frame in frames {
-        let Ok(cursor) = frame.id.parse::<Cursor>() else {
-            return Some(format!("{:?} is no cursor", frame.id));
-        };
-        if cursor <= last {
-            return Some(format!("{cursor} came after {last}"));
-        }
-        last = cursor;
-        match frame.event.as_str() {
-            wire::DELTA => {
-                let data: serde_json::Value = serde_json::from_str(&frame.data).unwrap_or_default();
-                text.push_str(data["delta"].as_str().unwrap_or_default());
-            }
-            wire::RESET => text.clear(),
-            name => {
-                let Some(event) = events.next() else {
-                    return Some(format!("{cursor} {name} is not in the log"));
-                };
-                if frame.data != wire::event(event) || name != event.name {
-                    return Some(format!("{cursor} {name} is not event {} {}", event.version, event.name));
-                }
-                let said = std::mem::take(&mut text);
-                match event.decode() {
-                    Ok(Event::ModelReplied(reply)) if reply.text != said => {
-                        return Some(format!(
-                            "the deltas before {cursor} say {said:?}, the reply {:?}",
-                            reply.text
-                        ));
-                    }
-                    Ok(Event::ModelReplied(_)) => {}
-                    _ if !said.is_empty() => return Some(format!("deltas before {cursor} {name} were not taken back")),
-                    _ => {}
-                }
-            }
-        }
-    }
-    events
-        .next()
-        .map(|event| format!("event {} {} was never seen", event.version, event.name))
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::http::Method;
+use bytes::Bytes;
 use serde_json::{Value, json};
 use steadfast::run::RunId;
 use tokio::{
@@ -302,5 +303,3 @@ impl std::ops::DerefMut for TranscriptGuard<'_> {
         &mut self.all[self.at]
     }
 }
-
-use bytes::Bytes;

@@ -14,7 +14,7 @@ use steadfast::{
     health::Health,
     read::{Listed, MessageRow, Page, ReadModels as ReadPort, RunFilter, RunRow, SessionRow, UsageRow},
     run::{SessionId, TenantId},
-    store::{Error, Handles, Position, Reader},
+    store::{Error, Handles, Position},
 };
 use steadfast_gateway::{Deps, Gateway, GatewayLimits, Identity, Secret, new_api_key};
 use steadfast_projections::{Projector, models::RunList};
@@ -204,12 +204,6 @@ impl House {
         Projector::on(Arc::new(tables), reader, health, vec![&RunList])
             .run(stop)
             .await;
-    }
-
-    /// Reads the truth past every cable, for the check.
-    pub fn reader(&self) -> Reader {
-        let checker = Process::new("checker".into(), self.world.clone(), TimeDelta::zero());
-        self.handles(&checker).reader
     }
 }
 

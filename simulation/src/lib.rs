@@ -12,7 +12,7 @@
 mod backend;
 pub mod check;
 mod client;
-pub mod database;
+mod database;
 mod feed;
 pub mod guard;
 mod house;
@@ -21,6 +21,7 @@ mod model;
 pub mod plan;
 mod process;
 mod queue;
+mod rows;
 pub mod shrink;
 pub mod simulation;
 mod tables;

@@ -54,18 +54,18 @@ fn candidates(plan: &Plan) -> Vec<Plan> {
     }
     if plan.conversations.len() > 1 {
         for at in 0..plan.conversations.len() {
-            with(&|plan| drop(plan.conversations.remove(at)));
+            with(&|plan| _ = plan.conversations.remove(at));
         }
     }
     for (at, conversation) in plan.conversations.iter().enumerate() {
         if conversation.tasks.len() > 1 {
             for task in 0..conversation.tasks.len() {
-                with(&|plan| drop(plan.conversations[at].tasks.remove(task)));
+                with(&|plan| _ = plan.conversations[at].tasks.remove(task));
             }
         }
     }
     for at in 0..plan.faults.len() {
-        with(&|plan| drop(plan.faults.remove(at)));
+        with(&|plan| _ = plan.faults.remove(at));
     }
     if plan.skews.iter().any(|skew| *skew != 0) {
         with(&|plan| plan.skews.iter_mut().for_each(|skew| *skew = 0));
