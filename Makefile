@@ -26,9 +26,11 @@ lint: ## formatting, clippy, and the dependency rules where cargo-deny is instal
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo 'lint: cargo-deny is not installed; deny.toml was not checked'; fi
 
 SEEDS ?= 2000
+FROM ?= 0
+PROFILE ?= release
 
 simulate: ## play SEEDS=2000 seeds in a simulated world with every fault, or tell the story of one: SEED=17
-	cargo run --release -p steadfast-simulation --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	cargo run --profile $(PROFILE) -p steadfast-simulation --bin simulate -- $(if $(SEED),--seed $(SEED),--from $(FROM) --seeds $(SEEDS))
 
 bench: ## measure a release build on Postgres and NATS with a scripted model
 	tests/bench.sh
