@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help dev services test lint bench real-model clean-services
+.PHONY: help dev services test lint simulate bench real-model clean-services
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -24,6 +24,13 @@ lint: ## formatting, clippy, and the dependency rules where cargo-deny is instal
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo 'lint: cargo-deny is not installed; deny.toml was not checked'; fi
+
+SEEDS ?= 2000
+FROM ?= 0
+PROFILE ?= release
+
+simulate: ## play SEEDS=2000 seeds in a simulated world with every fault, or tell the story of one: SEED=17
+	cargo run --profile $(PROFILE) -p steadfast-simulation --bin simulate -- $(if $(SEED),--seed $(SEED),--from $(FROM) --seeds $(SEEDS))
 
 bench: ## measure a release build on Postgres and NATS with a scripted model
 	tests/bench.sh

@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod queue;
 pub mod read;
 pub mod run;
+pub mod simulated;
 pub mod store;
 pub mod wire;

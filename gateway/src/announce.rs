@@ -9,6 +9,7 @@ use steadfast::{
     feed::{Frame, LiveFeed, Signal},
     queue::{Advance, CommandQueue},
     run::{Event, RunId, TenantId},
+    simulated,
     store::{Appended, StoredEvent},
     wire,
 };
@@ -99,7 +100,7 @@ impl Announcer {
             return;
         };
         let (queue, feed) = (self.queue.clone(), self.feed.clone());
-        tokio::spawn(async move {
+        simulated::spawn(async move {
             let commands = async {
                 for command in &news.commands {
                     if let Err(error) = queue.publish(command).await {

@@ -6,18 +6,18 @@
 )]
 
 use chrono::{DurationRound, TimeDelta, Utc};
-use steadfast::run::Time;
+use steadfast::{run::Time, simulated};
 use uuid::Uuid;
 
 /// Now, in the microseconds a database keeps.
 pub fn now() -> Time {
-    let now = Utc::now();
+    let now = simulated::now().unwrap_or_else(Utc::now);
     now.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(now)
 }
 
 /// A new id; ids sort by the time they were made.
 pub fn new_id() -> Uuid {
-    Uuid::now_v7()
+    simulated::new_id().unwrap_or_else(Uuid::now_v7)
 }
 
 /// 32 bytes nobody can guess.

@@ -1,6 +1,6 @@
 //! What happens around every request: an id, a metric, one log line if it failed, and no panic that reaches the client.
 
-use std::{panic::AssertUnwindSafe, time::Instant};
+use std::panic::AssertUnwindSafe;
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -10,6 +10,7 @@ use axum::{
 };
 use futures::FutureExt;
 use steadfast::metrics;
+use tokio::time::Instant;
 
 use crate::{clock, linger::linger, problem::Problem};
 

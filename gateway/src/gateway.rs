@@ -10,7 +10,7 @@ use steadfast::{
     queue::CommandQueue,
     read::ReadModels,
     run::{Agent, AgentRef, RunId},
-    store::{self, Loaded, Store},
+    store::{self, Handles, Loaded},
 };
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use crate::{
 
 /// What a gateway is made of.
 pub struct Deps {
-    pub store: Store,
+    pub store: Handles,
     pub queue: Arc<dyn CommandQueue>,
     pub feed: Arc<dyn LiveFeed>,
     pub reads: Arc<dyn ReadModels>,
@@ -41,7 +41,7 @@ pub struct Deps {
 pub struct Gateway(Arc<Shared>);
 
 pub struct Shared {
-    pub store: Store,
+    pub store: Handles,
     pub feed: Arc<dyn LiveFeed>,
     pub reads: Arc<dyn ReadModels>,
     pub agents: Arc<Agents>,

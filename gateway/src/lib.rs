@@ -34,4 +34,5 @@ mod tests;
 pub use gateway::{Deps, Gateway};
 pub use identity::{BadJwtConfig, Identity, JwtConfig, Scope, Secret, new_api_key, unknown_scopes};
 pub use limits::GatewayLimits;
+pub use routes::router;
 pub use serve::{serve, serve_ops};

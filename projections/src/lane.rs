@@ -1,17 +1,19 @@
 //! One projection on its way along the log: where it is, and the step that takes it further.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use steadfast::{
     metrics,
     run::Time,
-    store::{Db, Error, Position},
+    store::{Error, Position},
 };
+use tokio::time::Instant;
 
 use crate::{
-    checkpoint::{self, Checkpoint},
+    checkpoint::Checkpoint,
     log::{Broken, Entry},
     projection::{Names, Projection},
+    tables::Tables,
 };
 
 /// A projection that stopped at an event tries it again after this pause: a newer build, or an operator, may have
@@ -111,28 +113,28 @@ impl Lane {
 
 /// Takes these lanes, which stand at the same place, over these events in one transaction. False if one of them was
 /// overtaken: nothing was changed then.
-pub async fn apply(db: &Db, lanes: &mut [&mut Lane], entries: &[Entry]) -> Result<bool, Error> {
+pub async fn apply(tables: &dyn Tables, lanes: &mut [&mut Lane], entries: &[Entry]) -> Result<bool, Error> {
     let Some(end) = entries.last().map(|entry| entry.log.position) else {
         return Ok(true);
     };
-    let mut tx = db.begin().await?;
+    let mut change = tables.begin().await?;
     for lane in lanes.iter_mut() {
         let version = lane.projection.version();
-        let found = checkpoint::lock(&mut tx, &lane.key()).await?;
+        let found = change.lock(&lane.key()).await?;
         if found
             != Some(Checkpoint {
                 version,
                 position: lane.position,
             })
         {
-            tx.rollback().await?;
+            change.rollback().await?;
             lane.overtaken(found);
             return Ok(false);
         }
-        lane.projection.apply(&mut tx, lane.names, entries).await?;
-        checkpoint::put(&mut tx, &lane.key(), Checkpoint { version, position: end }).await?;
+        change.apply(lane.projection, lane.names, entries).await?;
+        change.put(&lane.key(), Checkpoint { version, position: end }).await?;
     }
-    tx.commit().await?;
+    change.commit().await?;
     for lane in lanes {
         lane.position = end;
         lane.parked = None;
@@ -146,11 +148,11 @@ pub async fn apply(db: &Db, lanes: &mut [&mut Lane], entries: &[Entry]) -> Resul
 }
 
 /// Takes one lane as far as these events let it, in smaller and smaller steps around one that fails; parks it there.
-pub async fn apply_alone(db: &Db, lane: &mut Lane, mut entries: &[Entry]) -> Result<(), Error> {
+pub async fn apply_alone(tables: &dyn Tables, lane: &mut Lane, mut entries: &[Entry]) -> Result<(), Error> {
     let mut step = entries.len();
     while !entries.is_empty() {
         step = step.min(entries.len());
-        match apply(db, &mut [lane], &entries[..step]).await {
+        match apply(tables, &mut [lane], &entries[..step]).await {
             Ok(true) => entries = &entries[step..],
             Ok(false) => return Ok(()),
             Err(error @ Error::Unavailable(_)) => return Err(error),

@@ -21,8 +21,11 @@ pub mod reads;
 mod rebuild;
 mod rows;
 mod schema;
+pub mod tables;
 
 pub use check::{CheckReport, Options, Violation, check};
+pub use checkpoint::Checkpoint;
+pub use lane::Lane;
 pub use projector::Projector;
 pub use reads::Reads;
 pub use rebuild::rebuild;

@@ -15,13 +15,12 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checkpoint, clock,
+    clock,
     lane::{Lane, apply, apply_alone, park_at_broken},
     log::{Log, LogPage},
     models,
     projection::{Names, Projection},
-    rebuild::swap_in,
-    schema,
+    tables::Tables,
 };
 
 /// The part's name in `/readyz`.
@@ -39,7 +38,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const HELD_BACK_LOOK: Duration = Duration::from_secs(1);
 
 pub struct Projector {
-    db: Db,
+    tables: Arc<dyn Tables>,
     reader: Reader,
     health: Health,
     projections: Vec<&'static dyn Projection>,
@@ -61,8 +60,18 @@ impl Projector {
 
     /// A projector of these projections only.
     pub fn of(db: Db, reader: Reader, health: Health, projections: Vec<&'static dyn Projection>) -> Self {
+        Self::on(Arc::new(db), reader, health, projections)
+    }
+
+    /// The same wherever the tables lie.
+    pub fn on(
+        tables: Arc<dyn Tables>,
+        reader: Reader,
+        health: Health,
+        projections: Vec<&'static dyn Projection>,
+    ) -> Self {
         Self {
-            db,
+            tables,
             reader,
             health,
             projections,
@@ -79,6 +88,7 @@ impl Projector {
     pub async fn run(self, shutdown: CancellationToken) {
         self.health.expect(PART, SILENCE_MAX);
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => {}
             // A round cut off here was a transaction that never happened.
             () = self.follow() => {}
@@ -96,7 +106,7 @@ impl Projector {
                 }
                 if lanes.iter().any(Lane::is_retried) {
                     // Its tables may have been deleted under it: made anew, they start at the first event.
-                    schema::create_tables_of(&self.db, &self.projections).await?;
+                    self.tables.create(&self.projections).await?;
                 }
                 let found = self.round(&mut log, &mut lanes).await?;
                 if found == Found::Nothing && last_look.elapsed() >= HELD_BACK_LOOK {
@@ -127,10 +137,10 @@ impl Projector {
 
     /// Where every projection stands. One whose tables another version made is built anew beside them.
     async fn lanes(&self) -> Result<Vec<Lane>, Error> {
-        schema::create_tables_of(&self.db, &self.projections).await?;
+        self.tables.create(&self.projections).await?;
         let mut lanes = Vec::with_capacity(self.projections.len());
         for projection in &self.projections {
-            let checkpoint = checkpoint::read(&self.db, projection.name()).await?;
+            let checkpoint = self.tables.checkpoint(projection.name()).await?;
             lanes.push(match checkpoint {
                 Some(checkpoint) if checkpoint.version >= projection.version() => {
                     // A newer version's tables are left alone: the lane finds out and parks.
@@ -142,11 +152,7 @@ impl Projector {
                         version = projection.version(),
                         "building anew"
                     );
-                    Lane::new(
-                        *projection,
-                        Names::New,
-                        schema::open_build(&self.db, *projection).await?,
-                    )
+                    Lane::new(*projection, Names::New, self.tables.open_build(*projection).await?)
                 }
             });
         }
@@ -183,7 +189,7 @@ impl Projector {
                     .iter_mut()
                     .filter(|lane| lane.names == Names::New && lane.trouble().is_none())
                 {
-                    swap_in(&self.db, log, lane).await?;
+                    self.tables.swap_in(log, lane).await?;
                     tracing::info!(projection = lane.projection.name(), "built anew and swapped in");
                 }
             }
@@ -192,13 +198,13 @@ impl Projector {
     }
 
     async fn take_over(&self, lanes: &mut [&mut Lane], page: &LogPage) -> Result<(), Error> {
-        match apply(&self.db, lanes, &page.entries).await {
+        match apply(&*self.tables, lanes, &page.entries).await {
             Ok(_) => Ok(()),
             Err(error @ Error::Unavailable(_)) => Err(error),
             // One of them cannot take one of the events: find out which, and let the others pass.
             Err(_) => {
                 for lane in lanes {
-                    apply_alone(&self.db, lane, &page.entries).await?;
+                    apply_alone(&*self.tables, lane, &page.entries).await?;
                 }
                 Ok(())
             }
@@ -235,18 +241,7 @@ impl Projector {
     /// lag must show it.
     async fn look_for_held_back(&self, lanes: &[Lane]) -> Result<(), Error> {
         for lane in lanes.iter().filter(|lane| lane.trouble().is_none()) {
-            let Position { generation, txid, seq } = lane.position;
-            let sql = if self.db.is_postgres() {
-                "select time from events where (generation, txid, position) > ($1, cast(cast($2 as text) as xid8), $3) \
-                 order by generation, txid, position limit 1"
-            } else {
-                "select time from events where (generation, txid, position) > ($1, $2, $3) order by position limit 1"
-            };
-            let rows = self
-                .db
-                .fetch(sql, &[generation.into(), txid.into(), seq.into()])
-                .await?;
-            set_lag(lane, rows.first().map(|row| row.get("time")).transpose()?);
+            set_lag(lane, self.tables.first_behind(lane.position).await?);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Frames of one process, handed to the watchers of each run.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -21,7 +21,8 @@ pub enum Watched {
     Missed,
 }
 
-type Topics = HashMap<RunId, broadcast::Sender<Watched>>;
+// Ordered, so that telling all watchers is told in the same order everywhere.
+type Topics = BTreeMap<RunId, broadcast::Sender<Watched>>;
 
 /// One broadcast channel for each run that anyone in this process watches.
 #[derive(Clone, Default)]

@@ -248,10 +248,7 @@ async fn receive(mut batch: pull::Batch) -> Result<Vec<Delivery>, Error> {
     while let Some(message) = batch.next().await {
         let message = message.map_err(unavailable)?;
         match serde_json::from_slice(&message.payload) {
-            Ok(command) => deliveries.push(Delivery {
-                command,
-                receipt: Box::new(JetStreamReceipt(message)),
-            }),
+            Ok(command) => deliveries.push(Delivery::new(command, Box::new(JetStreamReceipt(message)))),
             Err(error) => {
                 tracing::warn!(%error, "a message on the command queue is not a command; it is removed");
                 let _ = message.ack_with(AckKind::Term).await;

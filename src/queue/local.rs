@@ -68,10 +68,7 @@ impl CommandQueue for LocalQueue {
                 waiting.drain(..count).collect()
             };
             if !taken.is_empty() {
-                let deliver = |command| Delivery {
-                    command,
-                    receipt: Box::new(LocalReceipt),
-                };
+                let deliver = |command| Delivery::new(command, Box::new(LocalReceipt));
                 return Ok(taken.into_iter().map(deliver).collect());
             }
             if tokio::time::timeout_at(deadline, arrived).await.is_err() {

@@ -43,6 +43,10 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    pub fn new(command: Advance, receipt: Box<dyn Receipt>) -> Self {
+        Self { command, receipt }
+    }
+
     /// The command is done with: the store knows all that follows from it.
     pub async fn ack(self) {
         self.receipt.ack().await;
@@ -54,8 +58,9 @@ impl Delivery {
     }
 }
 
+/// An adapter's part of a [`Delivery`].
 #[async_trait]
-trait Receipt: Send {
+pub trait Receipt: Send {
     async fn ack(self: Box<Self>);
     async fn give_back(self: Box<Self>, after: Duration);
 }

@@ -6,16 +6,15 @@
 //! When a commit's answer is lost (the connection broke, the server restarted) the outcome is unknown. The lane then
 //! asks the log itself, so an append happens once or not at all, and tries again while the caller's patience lasts.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
 };
 
-use tokio::sync::{mpsc, oneshot};
-
 use super::{Append, Backend, Error, Outcome, Prepared};
-use crate::metrics;
+use crate::{metrics, simulated};
 
 /// Appends in one commit, at the most.
 pub const BATCH_MAX: usize = 256;
@@ -47,7 +46,7 @@ impl Appender {
         let lanes = (0..backend.lanes().max(1))
             .map(|_| {
                 let (sender, receiver) = mpsc::channel(LANE_DEPTH);
-                tokio::spawn(lane(backend.clone(), receiver));
+                simulated::spawn(lane(backend.clone(), receiver));
                 sender
             })
             .collect();

@@ -20,6 +20,8 @@ pub mod sql;
 mod sqlite;
 mod types;
 
+use std::sync::Arc;
+
 pub use appender::{Appender, BATCH_MAX};
 pub use backend::{Backend, Batch};
 pub use cqrs::RunStore;
@@ -38,6 +40,25 @@ pub struct Store {
     pub db: Db,
 }
 
+/// Both handles, on whatever keeps the log.
+#[derive(Clone)]
+pub struct Handles {
+    pub appender: Appender,
+    pub reader: Reader,
+    /// None where no database lies under them.
+    pub provider_states: Option<ProviderStates>,
+}
+
+impl Handles {
+    pub fn on(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            appender: Appender::start(backend.clone()),
+            reader: Reader::new(backend),
+            provider_states: None,
+        }
+    }
+}
+
 impl Store {
     /// Opens `postgres://…` or `sqlite://PATH`. Does not migrate: see [`Db::migrate`].
     pub async fn open(url: &str) -> Result<Self, Error> {
@@ -46,11 +67,16 @@ impl Store {
     }
 
     pub fn on(db: Db) -> Self {
-        let backend: std::sync::Arc<dyn Backend> = std::sync::Arc::new(adapter::Adapter::new(db.clone()));
-        Self {
-            appender: Appender::start(backend.clone()),
-            reader: Reader::new(backend),
-            db,
+        let Handles { appender, reader, .. } = Handles::on(Arc::new(adapter::Adapter::new(db.clone())));
+        Self { appender, reader, db }
+    }
+
+    /// Without the database under them: all a gateway or a worker needs.
+    pub fn handles(&self) -> Handles {
+        Handles {
+            appender: self.appender.clone(),
+            reader: self.reader.clone(),
+            provider_states: Some(ProviderStates::new(self.db.clone())),
         }
     }
 }

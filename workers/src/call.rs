@@ -1,10 +1,9 @@
 //! The two effects of a run: a model call with its text streamed, and tool calls side by side.
 
-use std::time::Instant;
-
 use futures::{StreamExt, stream::FuturesUnordered};
 use sha2::{Digest, Sha256};
 use steadfast::run::{Command, ModelReply, ToolCall, ToolResult, agent::hex, state::OpenTool};
+use tokio::time::Instant;
 
 use crate::{
     clock, context,
@@ -69,6 +68,8 @@ impl Execution {
         tokio::pin!(sending);
         let outcome = loop {
             tokio::select! {
+                // None of them starves another: the call ends once, sending never does.
+                biased;
                 outcome = &mut call => break outcome,
                 never = &mut sending => match never {},
                 interrupt = self.interrupt() => match interrupt {

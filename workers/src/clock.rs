@@ -1,6 +1,6 @@
 //! The one place of the room that reads the clock and draws random numbers.
 
-use steadfast::run::Time;
+use steadfast::{run::Time, simulated};
 
 /// Now, in the microseconds a database keeps.
 #[expect(
@@ -8,7 +8,7 @@ use steadfast::run::Time;
     reason = "the room's clock is read here and nowhere else"
 )]
 pub fn now() -> Time {
-    let now = chrono::Utc::now();
+    let now = simulated::now().unwrap_or_else(chrono::Utc::now);
     Time::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
 }
 
@@ -23,5 +23,6 @@ pub fn instant() -> std::time::Instant {
     reason = "the room's random numbers are drawn here and nowhere else"
 )]
 pub fn jitter() -> f64 {
-    rand::random::<f64>()
+    // The 53 bits a float has room for.
+    simulated::draw().map_or_else(rand::random::<f64>, |draw| (draw >> 11) as f64 / (1u64 << 53) as f64)
 }

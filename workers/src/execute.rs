@@ -5,10 +5,7 @@
 //! it is folded in and the same outcome decided again, so a paid reply is never thrown away. A changed epoch means
 //! another worker has the run: this one stops, and nothing of its is written.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use steadfast::{
     feed::{Frame, Signal},
@@ -17,7 +14,7 @@ use steadfast::{
     run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, next},
     store::{Append, Error, Lease as LeaseChange, Loaded, Outcome},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock, context, lease::Lease, model::admission::Ticket, record, worker::Shared};
@@ -218,6 +215,7 @@ impl Execution {
         tokio::pin!(over);
         loop {
             tokio::select! {
+                biased;
                 () = &mut over => return self.commit(Command::RetryModelCall { now: clock::now() }).await,
                 interrupt = self.interrupt() => match interrupt {
                     Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(()),
@@ -271,6 +269,7 @@ impl Execution {
     async fn has_fresh_lease(&mut self) -> Result<bool, Done> {
         while !self.lease.is_fresh(self.shared.options.lease) {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(self.shared.options.lease / 10) => {}
                 interrupt = self.interrupt() => match interrupt {
                     Interrupt::Changed if self.loaded.run.cancel.is_some() => return Ok(false),

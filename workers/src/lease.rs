@@ -10,11 +10,11 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use steadfast::{feed::Signal, run::RunId, store::Reader};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Signals a run may leave unread; they only say "look again".
@@ -96,8 +96,9 @@ impl Leases {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = tick.tick() => {}
+                biased;
                 () = stop.cancelled() => return,
+                _ = tick.tick() => {}
             }
             let started = Instant::now();
             // A claim of this very moment needs no renewal yet: short runs never cost one.

@@ -25,8 +25,9 @@ pub async fn run(shared: Arc<Shared>, health: Health, stop: CancellationToken) {
     let mut incarnation = Incarnation::default();
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stop.cancelled() => return,
+            _ = tick.tick() => {}
         }
         match look(&shared, &mut incarnation).await {
             Ok(()) => health.progress("redriver"),

@@ -11,7 +11,8 @@ use steadfast::{
     metrics,
     queue::{Advance, CommandQueue, Delivery},
     run::{RunId, TenantId},
-    store::{Appender, ProviderStates, Reader, Store},
+    simulated,
+    store::{Appender, Handles, ProviderStates, Reader},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,7 +36,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 const HAND_BACK: Duration = Duration::from_secs(3);
 
 pub struct WorkerDeps {
-    pub store: Store,
+    pub store: Handles,
     pub queue: Arc<dyn CommandQueue>,
     pub feed: Arc<dyn LiveFeed>,
     pub models: Arc<Models>,
@@ -102,7 +103,7 @@ impl Shared {
 pub struct Worker {
     shared: Arc<Shared>,
     health: Health,
-    provider_states: ProviderStates,
+    provider_states: Option<ProviderStates>,
 }
 
 impl Worker {
@@ -115,7 +116,7 @@ impl Worker {
             tools,
             health,
         } = deps;
-        let provider_states = ProviderStates::new(store.db);
+        let provider_states = store.provider_states;
         let shared = Shared {
             appender: store.appender,
             reader: store.reader,
@@ -147,31 +148,34 @@ impl Worker {
         let renewing = CancellationToken::new();
         let hand_back = CancellationToken::new();
         let background = TaskTracker::new();
-        background.spawn({
+        simulated::spawn(background.track_future({
             let (leases, shared, stop) = (leases.clone(), shared.clone(), renewing.clone());
             async move {
                 leases
                     .keep(&shared.reader, &shared.options.id, shared.options.lease, &stop)
                     .await
             }
-        });
-        background.spawn(redriver::run(shared.clone(), health.clone(), shutdown.clone()));
+        }));
         let (models, id) = (shared.models.clone(), shared.options.id.clone());
-        background.spawn(report::run(models, provider_states, id, renewing.clone()));
-        background.spawn({
+        if let Some(states) = provider_states {
+            simulated::spawn(background.track_future(report::run(models, states, id, renewing.clone())));
+        }
+        simulated::spawn(background.track_future(redriver::run(shared.clone(), health.clone(), shutdown.clone())));
+        simulated::spawn(background.track_future({
             let (leases, mut signals, stop) = (leases.clone(), shared.feed.signals().await, renewing.clone());
             async move {
                 loop {
                     tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
                         signal = signals.recv() => match signal {
                             Some((run_id, signal)) => leases.signal(run_id, signal),
                             None => return,
                         },
-                        () = stop.cancelled() => return,
                     }
                 }
             }
-        });
+        }));
 
         let tasks = TaskTracker::new();
         pull(&shared, &leases, &tasks, &hand_back, &health, &shutdown).await;
@@ -200,8 +204,9 @@ async fn pull(
     let slots = Arc::new(Semaphore::new(shared.options.slots.max(1)));
     loop {
         let permit = tokio::select! {
-            permit = slots.clone().acquire_owned() => permit,
+            biased;
             () = shutdown.cancelled() => return,
+            permit = slots.clone().acquire_owned() => permit,
         };
         let Ok(permit) = permit else { return };
         let free = 1 + slots.available_permits();
@@ -229,13 +234,13 @@ async fn pull(
             let Some(permit) = permit.take().or_else(|| slots.clone().try_acquire_owned().ok()) else {
                 continue;
             };
-            tasks.spawn(advance(
+            simulated::spawn(tasks.track_future(advance(
                 shared.clone(),
                 leases.clone(),
                 hand_back.clone(),
                 delivery,
                 permit,
-            ));
+            )));
         }
     }
 }

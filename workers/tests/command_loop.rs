@@ -73,7 +73,7 @@ impl House {
             .expect("models")
             .with_scripted(Scripted::new(pace));
         let deps = WorkerDeps {
-            store: self.store.clone(),
+            store: self.store.handles(),
             queue: self.queue.clone(),
             feed: self.feed.clone(),
             models: Arc::new(models),

@@ -51,7 +51,7 @@ pub async fn dev(settings: &Settings, args: args::Dev) -> Result<ExitCode, Failu
     let feed: Arc<dyn LiveFeed> = Arc::new(LocalFeed::default());
     let open = matches!(identity, Identity::Open);
     let gateway = Gateway::new(Deps {
-        store: store.clone(),
+        store: store.handles(),
         queue: queue.clone(),
         feed: feed.clone(),
         reads: Arc::new(Reads::new(store.db.clone())),
@@ -61,7 +61,7 @@ pub async fn dev(settings: &Settings, args: args::Dev) -> Result<ExitCode, Failu
         limits: settings.gateway_limits(),
     });
     let deps = WorkerDeps {
-        store: store.clone(),
+        store: store.handles(),
         queue,
         feed,
         models,

@@ -59,8 +59,8 @@ pub async fn gateway(settings: &Settings, args: args::Gateway) -> Result<ExitCod
         tracing::warn!("no identity is configured: everyone on this machine is the tenant \"default\"");
     }
     let gateway = Gateway::new(Deps {
-        reads: Arc::new(Reads::new(store.db.clone())),
-        store,
+        store: store.handles(),
+        reads: Arc::new(Reads::new(store.db)),
         queue: messages.queue,
         feed: messages.feed,
         agents,
@@ -106,7 +106,7 @@ pub async fn worker(settings: &Settings, args: Role) -> Result<ExitCode, Failure
     let (listener, address) = place.listen().await?;
     let health = Health::default();
     let deps = WorkerDeps {
-        store,
+        store: store.handles(),
         queue: messages.queue,
         feed: messages.feed,
         models,

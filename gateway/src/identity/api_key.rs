@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -12,6 +12,7 @@ use steadfast::{
     run::{TenantId, Time},
     store::{self, ApiKey, Hash, Reader},
 };
+use tokio::time::Instant;
 
 use super::{Secret, Who};
 use crate::{clock, identity::Scopes};

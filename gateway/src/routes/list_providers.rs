@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use steadfast::{
     run::Time,
-    store::{KnownState, ProviderStates},
+    store::KnownState,
 };
 
 use crate::{
@@ -69,6 +69,9 @@ pub async fn handle(
     RawQuery(query): RawQuery,
 ) -> Result<Json<List<ProviderView>>, Problem> {
     Query::read(query.as_deref(), &[])?;
-    let known = ProviderStates::new(gateway.store.db.clone()).list().await?;
+    let known = match &gateway.store.provider_states {
+        Some(states) => states.list().await?,
+        None => Vec::new(),
+    };
     Ok(Json(List::whole(known.into_iter().map(ProviderView::from).collect())))
 }

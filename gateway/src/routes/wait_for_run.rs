@@ -42,6 +42,7 @@ pub async fn handle(
     while !gateway.head(&who, run_id).await?.status.is_terminal() && Instant::now() < end {
         let until = end.min(Instant::now() + LOOK_EVERY);
         tokio::select! {
+            biased;
             () = gateway.draining.cancelled() => break,
             _ = tokio::time::timeout_at(until, ended(&mut subscription)) => {}
         }

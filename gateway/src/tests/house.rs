@@ -187,7 +187,7 @@ impl House {
         );
         let health = Health::default();
         let gateway = Gateway::new(Deps {
-            store: store.clone(),
+            store: store.handles(),
             queue: queue.clone(),
             feed: feed.clone(),
             reads: Arc::new(NoReads),

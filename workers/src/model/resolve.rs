@@ -25,7 +25,7 @@ pub struct Models {
     provider: Option<Arc<OpenAi>>,
     /// The others, by name.
     named: BTreeMap<String, Arc<OpenAi>>,
-    scripted: Arc<Scripted>,
+    scripted: Arc<dyn Model>,
     pub(crate) admission: Arc<Admission>,
     /// What the provider offers, once it has been asked. A failure to ask is not kept.
     offered: OnceCell<String>,
@@ -53,8 +53,8 @@ impl Models {
         })
     }
 
-    /// The same with another pace of the scripted model.
-    pub fn with_scripted(mut self, scripted: Scripted) -> Self {
+    /// The same with another scripted model: one of another pace, or a test's own.
+    pub fn with_scripted(mut self, scripted: impl Model + 'static) -> Self {
         self.scripted = Arc::new(scripted);
         self
     }
