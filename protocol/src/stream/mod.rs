@@ -1,0 +1,404 @@
+//! How a client comes by a run's stream: a worker that streams and may lose its run, a feed that may lose anything, a
+//! gateway that joins history and live frames, and a client that drops and resumes at its cursor.
+//!
+//! Stands for `gateway/src/stream/{follow,position}.rs`, `src/feed/`, `workers/src/{delta,call,execute}.rs`.
+
+mod client;
+mod follower;
+
+use stateright::{Model, Property};
+
+use crate::explore::Protocol;
+use client::Client;
+use follower::{Follower, Frame, Heard, Sent};
+
+pub const I10: &str = "I10: events once and in order; deltas since the last reset are the text of the reply";
+pub const PROGRESS: &str = "I10: the client is sent everything, to the end";
+
+/// Events read from the store at once: `PAGE` in `follow.rs`.
+const PAGE: usize = 2;
+
+/// A guard taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    NoStepReset,
+    EventGapAccepted,
+    DeltaGapAccepted,
+    /// A reply does not bring the deltas that were missed.
+    ReplyNotCompleted,
+    /// A cursor inside a step counts as one before it.
+    CursorWithoutDeltas,
+    /// The store is never looked at in a silence.
+    NoLookInSilence,
+    /// Resumed at the tail of the feed, the store not read, nor later in a silence.
+    TailResume,
+    /// The store first, then the subscription, and no look in a silence.
+    SubscribeAfterReading,
+    /// A worker that reads the head and the events apart takes the next claim's version for its own text's.
+    ClaimReadApart,
+}
+
+impl Mutant {
+    pub const ALL: [(Self, &'static str); 9] = [
+        (Self::NoStepReset, I10),
+        (Self::EventGapAccepted, I10),
+        (Self::DeltaGapAccepted, I10),
+        (Self::ReplyNotCompleted, I10),
+        (Self::CursorWithoutDeltas, I10),
+        (Self::ClaimReadApart, I10),
+        (Self::NoLookInSilence, PROGRESS),
+        (Self::TailResume, PROGRESS),
+        (Self::SubscribeAfterReading, PROGRESS),
+    ];
+}
+
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// Tries of the one model call, each with another text.
+    pub attempts: u8,
+    /// Pieces of each text.
+    pub pieces: u8,
+    /// Inputs that come while the reply is being streamed.
+    pub inputs: u8,
+    pub faults: u8,
+    pub mutant: Option<Mutant>,
+}
+
+/// An event, without what does not matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    CallRequested,
+    Replied { attempt: u8, pieces: u8 },
+    CallFailed,
+    Resumed,
+    Input,
+    Completed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    log: Vec<Event>,
+    /// By attempt. All but the last are of workers that have lost the run, and may not know.
+    live: Vec<Option<Live>>,
+    inputs: u8,
+    /// An input's frame that its gateway has not published yet.
+    unpublished: Option<u8>,
+    /// A watcher asked for the deltas so far.
+    wanted: bool,
+    follower: Option<Follower>,
+    /// On its way to the client.
+    wire: Vec<Sent>,
+    client: Client,
+    faults: u8,
+}
+
+/// A call whose text is being streamed. Stands for `workers/src/delta.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Live {
+    /// The reply's, as the worker expects.
+    version: u8,
+    sent: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Action {
+    Piece(u8),
+    Reply(u8),
+    Fail(u8),
+    /// The lease ended; another worker claims. The first may live on.
+    TakeOver,
+    Stop(u8),
+    Input,
+    PublishInput,
+    /// The worker looks at the run again.
+    Look(u8),
+    Resend(u8),
+    Connect,
+    Subscribe,
+    ReadStore,
+    Hear,
+    HearMissed,
+    LookInSilence,
+    Receive,
+    Drop,
+    LoseFrame,
+    CutFeed,
+}
+
+impl State {
+    fn next_version(&self) -> u8 {
+        self.log.len() as u8 + 1
+    }
+
+    fn publish(&mut self, frame: Frame) {
+        if let Some(follower) = &mut self.follower {
+            follower.push(frame);
+        }
+    }
+
+    fn append(&mut self, events: &[Event]) {
+        for event in events {
+            let version = self.next_version();
+            self.log.push(*event);
+            self.publish(Frame::Event { version, event: *event });
+        }
+    }
+
+    fn begin(&mut self) {
+        let version = self.next_version();
+        self.live.push(Some(Live { version, sent: 0 }));
+    }
+
+    fn resend(&mut self, attempt: u8, live: Live) {
+        for sub in 1..=live.sent {
+            self.publish(Frame::Delta { version: live.version, sub, attempt });
+        }
+    }
+
+    fn holds(&self, attempt: u8) -> bool {
+        usize::from(attempt) + 1 == self.live.len()
+    }
+}
+
+impl Stream {
+    /// What a worker does. `live` is its call, under way.
+    fn work(&self, next: &mut State, action: Action, attempt: u8, live: Live) {
+        let slot = usize::from(attempt);
+        match action {
+            Action::Piece(_) => {
+                let sub = live.sent + 1;
+                next.live[slot] = Some(Live { sent: sub, ..live });
+                next.publish(Frame::Delta { version: live.version, sub, attempt });
+            }
+            Action::Reply(_) => {
+                next.live[slot] = None;
+                // Fenced, if another has claimed the run; after a conflict with an input, decided and sent again.
+                if next.holds(attempt) {
+                    next.append(&[Event::Replied { attempt, pieces: live.sent }, Event::Completed]);
+                }
+            }
+            Action::Fail(_) => {
+                next.live[slot] = None;
+                next.append(&[Event::CallFailed, Event::CallRequested]);
+                next.begin();
+            }
+            Action::Look(_) if !next.holds(attempt) && self.mutant != Some(Mutant::ClaimReadApart) => {
+                next.live[slot] = None;
+            }
+            Action::Look(_) => {
+                let version = next.next_version();
+                if version != live.version {
+                    let live = Live { version, ..live };
+                    next.live[slot] = Some(live);
+                    next.resend(attempt, live);
+                }
+            }
+            Action::Resend(_) => {
+                next.wanted = false;
+                next.resend(attempt, live);
+            }
+            _ => next.live[slot] = None,
+        }
+    }
+
+    /// What the gateway does for the client.
+    fn follow(&self, next: &mut State, action: Action) {
+        let State { follower: Some(follower), wire, log, wanted, .. } = next else { return };
+        match action {
+            Action::Subscribe => follower.subscribed = true,
+            Action::ReadStore => {
+                let events: Vec<_> = log.iter().copied().zip(1..).skip(follower.version.into()).take(PAGE).collect();
+                let full = events.len() == PAGE;
+                for (event, version) in events {
+                    let _ = follower.event(version, event, self.mutant, wire);
+                }
+                follower.behind = full;
+                if !full {
+                    *wanted |= std::mem::take(&mut follower.resend) && !follower.ended;
+                }
+            }
+            Action::Hear => {
+                let frame = follower.unheard.remove(0);
+                match follower.hear(frame, self.mutant, wire) {
+                    Heard::Well => {}
+                    Heard::EventsMissing => (follower.behind, follower.resend) = (true, true),
+                    Heard::DeltasMissing => *wanted = true,
+                }
+            }
+            Action::HearMissed => (follower.missed, follower.behind, follower.resend) = (false, true, true),
+            Action::LookInSilence => follower.behind = true,
+            Action::LoseFrame => drop(follower.unheard.remove(0)),
+            Action::CutFeed => {
+                follower.unheard.clear();
+                follower.missed = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn connect(&self, client: &Client) -> Follower {
+        let follower = Follower::after(client.version, client.sub);
+        match self.mutant {
+            Some(Mutant::CursorWithoutDeltas) => Follower { sub: 0, ..follower },
+            Some(Mutant::TailResume) => Follower { behind: false, ..follower },
+            Some(Mutant::SubscribeAfterReading) => Follower { subscribed: false, ..follower },
+            _ => follower,
+        }
+    }
+
+    fn looks_in_silence(&self) -> bool {
+        let never = [Mutant::NoLookInSilence, Mutant::TailResume, Mutant::SubscribeAfterReading];
+        self.mutant.is_none_or(|mutant| !never.contains(&mutant))
+    }
+}
+
+impl Model for Stream {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let mut state = State {
+            log: vec![Event::CallRequested],
+            live: Vec::new(),
+            inputs: self.inputs,
+            unpublished: None,
+            wanted: false,
+            follower: None,
+            wire: Vec::new(),
+            client: Client::default(),
+            faults: self.faults,
+        };
+        state.begin();
+        vec![state]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let fault = state.faults > 0;
+        for (attempt, live) in (0..).zip(&state.live) {
+            let Some(live) = live else { continue };
+            if live.sent < self.pieces {
+                actions.push(Action::Piece(attempt));
+            }
+            if live.sent > 0 {
+                actions.push(Action::Reply(attempt));
+            }
+            if state.wanted && live.sent > 0 {
+                actions.push(Action::Resend(attempt));
+            }
+            actions.push(Action::Look(attempt));
+            if !state.holds(attempt) {
+                actions.push(Action::Stop(attempt));
+            } else if fault && state.live.len() < self.attempts.into() {
+                actions.extend([Action::Fail(attempt), Action::TakeOver]);
+            }
+        }
+        let open = state.log.last() != Some(&Event::Completed);
+        if open && state.inputs > 0 {
+            actions.push(Action::Input);
+        }
+        if state.unpublished.is_some() {
+            actions.push(Action::PublishInput);
+        }
+        self.actions_of_the_gateway(state, fault, actions);
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut next = state.clone();
+        if costs(action) {
+            next.faults -= 1;
+        }
+        match action {
+            Action::Piece(at)
+            | Action::Reply(at)
+            | Action::Fail(at)
+            | Action::Stop(at)
+            | Action::Look(at)
+            | Action::Resend(at) => {
+                let live = state.live[usize::from(at)]?;
+                self.work(&mut next, action, at, live);
+            }
+            Action::TakeOver => {
+                next.append(&[Event::Resumed, Event::CallRequested]);
+                next.begin();
+            }
+            Action::Input => {
+                next.inputs -= 1;
+                next.unpublished = Some(next.next_version());
+                next.log.push(Event::Input);
+            }
+            Action::PublishInput => {
+                let version = next.unpublished.take()?;
+                next.publish(Frame::Event { version, event: Event::Input });
+            }
+            Action::Connect => next.follower = Some(self.connect(&state.client)),
+            Action::Receive => {
+                let sent = next.wire.remove(0);
+                next.client.receive(sent);
+                if next.client.done {
+                    next.follower = None;
+                }
+            }
+            Action::Drop => {
+                next.follower = None;
+                next.wire.clear();
+            }
+            _ => self.follow(&mut next, action),
+        }
+        (next != *state).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![Property::always(I10, |_, state: &State| !state.client.betrayed)]
+    }
+}
+
+impl Stream {
+    fn actions_of_the_gateway(&self, state: &State, fault: bool, actions: &mut Vec<Action>) {
+        let Some(follower) = &state.follower else {
+            if !state.client.done {
+                actions.push(Action::Connect);
+            }
+            return;
+        };
+        if fault {
+            actions.push(Action::Drop);
+        }
+        // Pulled by the connection: nothing is done while there is something to be sent.
+        if !state.wire.is_empty() {
+            actions.push(Action::Receive);
+        } else if !follower.ended {
+            if follower.behind {
+                actions.push(Action::ReadStore);
+            } else if !follower.subscribed {
+                actions.push(Action::Subscribe);
+            }
+            if follower.missed {
+                actions.push(Action::HearMissed);
+            } else if !follower.unheard.is_empty() {
+                actions.push(Action::Hear);
+            } else if !follower.behind && self.looks_in_silence() && usize::from(follower.version) < state.log.len() {
+                actions.push(Action::LookInSilence);
+            }
+        }
+        if fault && !follower.unheard.is_empty() {
+            actions.extend([Action::LoseFrame, Action::CutFeed]);
+        }
+    }
+}
+
+impl Protocol for Stream {
+    const PROGRESS: &str = PROGRESS;
+
+    fn is_fault(action: &Action) -> bool {
+        costs(*action) || *action == Action::Input
+    }
+
+    fn is_settled(&self, state: &State) -> bool {
+        state.client.done && state.log.last() == Some(&Event::Completed)
+    }
+}
+
+fn costs(action: Action) -> bool {
+    use Action::*;
+    matches!(action, Fail(_) | TakeOver | Drop | LoseFrame | CutFeed)
+}
