@@ -10,8 +10,13 @@ use stateright::{Checker, Model};
 
 /// A model with faults, and with ends that are good.
 pub trait Protocol: Model<State: Clone + Debug + Eq + Hash, Action: Clone + Debug + PartialEq> {
+    const NAME: &'static str;
+
     /// What [`Report`] calls the property that a good end is always within reach.
     const PROGRESS: &'static str;
+
+    /// How large it is, in words.
+    fn bounds(&self) -> String;
 
     /// Faults, and what clients happen to do. Progress may not depend on them.
     fn is_fault(action: &Self::Action) -> bool;
@@ -33,11 +38,13 @@ pub struct Report {
 pub fn explore<M: Protocol>(model: &M, only: Option<&str>) -> Report {
     let mut graph = Graph::new(model);
     let properties = model.properties();
-    let mut open: Vec<_> = (properties.iter()).filter(|property| only.is_none_or(|only| only == property.name)).collect();
+    let mut open: Vec<_> = (properties.iter())
+        .filter(|property| only.is_none_or(|only| only == property.name))
+        .collect();
     let progress = only.is_none_or(|only| only == M::PROGRESS);
     let mut broken = Vec::new();
     let mut at = 0;
-    while at < graph.states.len() && !(open.is_empty() && !progress) {
+    while at < graph.states.len() && (progress || !open.is_empty()) {
         let state = graph.states[at].clone();
         open.retain(|property| {
             let holds = (property.condition)(model, &state);
@@ -52,7 +59,10 @@ pub fn explore<M: Protocol>(model: &M, only: Option<&str>) -> Report {
     if progress && let Some(stuck) = graph.stuck(model) {
         broken.push((M::PROGRESS, graph.path_to(model, stuck)));
     }
-    Report { states: graph.states.len(), broken }
+    Report {
+        states: graph.states.len(),
+        broken,
+    }
 }
 
 /// How many different states `stateright` finds.
@@ -87,7 +97,9 @@ impl<S: Clone + Debug + Eq + Hash> Graph<S> {
         model.actions(state, &mut actions);
         for action in actions {
             let fault = M::is_fault(&action);
-            let Some(next) = model.next_state(state, action) else { continue };
+            let Some(next) = model.next_state(state, action) else {
+                continue;
+            };
             let (to, new) = self.states.insert_full(next);
             if new {
                 self.parents.push(at);

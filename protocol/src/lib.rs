@@ -4,8 +4,10 @@
 //! * [`projection`]: how the whole log is followed while transactions are open.
 //! * [`stream`]: how a client comes by a run's stream.
 //! * [`explore`]: the exploration.
+//! * [`suite`]: what is explored.
 
 pub mod explore;
 pub mod ownership;
 pub mod projection;
 pub mod stream;
+pub mod suite;

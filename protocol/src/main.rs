@@ -1,29 +1,69 @@
-use std::time::Instant;
-use steadfast_protocol::{explore::{explore, count, Protocol, Report}, ownership::{self, Ownership}, projection::{self, Projection}, stream::{self, Stream}};
-fn main() {
-    let k = std::env::args().nth(1).unwrap();
-    let a: Vec<u8> = std::env::args().skip(2).map(|a| a.parse().unwrap()).collect();
-    fn show(label: String, r: Report, t: Instant) {
-        println!("{label}: {} states {:?}", r.states, t.elapsed());
-        for (p, w) in &r.broken { println!("   {p}\n     {}", w.join(" ")); }
+//! `cargo run -p steadfast-protocol [long | NAME]`: explores the models and their mutants and prints a table; with the
+//! name of a mutant, the shortest way to what it breaks.
+
+use std::{process::ExitCode, time::Instant};
+
+use steadfast_protocol::suite::{self, Case};
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None => table(suite::short()),
+        Some("long") => table(suite::long()),
+        Some(name) => ways(name),
     }
-    fn go<M: Protocol + Clone>(m: M) { let t = Instant::now(); show("real".into(), explore(&m, None), t); }
-    match k.as_str() {
-        "o" => {
-            let m = Ownership { workers: a[0], runs: a[1], faults: a[2], attempts_max: a[3], cancels: a[4] == 1, mutant: None };
-            go(m.clone());
-            if a.len() > 5 { for (mutant, p) in ownership::Mutant::ALL { let t = Instant::now(); show(format!("{mutant:?} {p}"), explore(&Ownership{mutant: Some(mutant), ..m.clone()}, Some(p)), t); } }
+}
+
+fn table(cases: Vec<Case>) -> ExitCode {
+    let mut sound = true;
+    println!("| model | bounds | states | seconds | properties |\n|---|---|---|---|---|");
+    for case in cases {
+        let began = Instant::now();
+        let report = case.explore();
+        let seconds = began.elapsed().as_secs_f64();
+        let broken: Vec<_> = report.broken.iter().map(|(property, _)| *property).collect();
+        let verdict = if broken.is_empty() {
+            "hold".into()
+        } else {
+            format!("BROKEN: {}", broken.join("; "))
+        };
+        println!(
+            "| {} | {} | {} | {seconds:.1} | {verdict} |",
+            case.model, case.bounds, report.states
+        );
+        for (property, way) in &report.broken {
+            eprintln!("{property}\n  {}", way.join("\n  "));
         }
-        "p" => {
-            let m = Projection { projectors: a[0] as usize, faults: a[1], writes: a[3..].to_vec(), mutant: None };
-            go(m.clone());
-            if a[2] > 0 { for (mutant, p) in projection::Mutant::ALL { let t = Instant::now(); show(format!("{mutant:?} {p}"), explore(&Projection{mutant: Some(mutant), ..m.clone()}, Some(p)), t); } }
-        }
-        _ => {
-            let m = Stream { attempts: a[0], pieces: a[1], inputs: a[2], faults: a[3], mutant: None };
-            go(m.clone());
-            if a.len() > 4 { for (mutant, p) in stream::Mutant::ALL { let t = Instant::now(); show(format!("{mutant:?} {p}"), explore(&Stream{mutant: Some(mutant), ..m.clone()}, Some(p)), t); } }
+        sound &= broken.is_empty();
+    }
+    println!("\n| model | without | breaks | states looked at | steps to it |\n|---|---|---|---|---|");
+    for case in suite::caught().into_iter().chain(suite::spared()) {
+        let report = case.explore();
+        let breaks = case.breaks.unwrap_or("nothing: another guard stands behind it");
+        let steps = report.broken.first().map(|(_, way)| way.len().to_string());
+        let steps = steps.unwrap_or_else(|| "none".into());
+        println!(
+            "| {} | {} | {breaks} | {} | {steps} |",
+            case.model, case.lacking, report.states
+        );
+        sound &= report.broken.is_empty() == case.breaks.is_none();
+    }
+    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn ways(name: &str) -> ExitCode {
+    let cases: Vec<_> = suite::caught()
+        .into_iter()
+        .filter(|case| case.lacking == name)
+        .collect();
+    if cases.is_empty() {
+        let known: Vec<_> = suite::caught().into_iter().map(|case| case.lacking).collect();
+        eprintln!("there is no mutant {name:?}; say long, or one of: {}", known.join(", "));
+        return ExitCode::FAILURE;
+    }
+    for case in cases {
+        for (property, way) in case.explore().broken {
+            println!("{}, without {name}: {property}\n  {}", case.model, way.join("\n  "));
         }
     }
-    let _ = count::<Projection>;
+    ExitCode::SUCCESS
 }

@@ -33,15 +33,16 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [(Self, &'static str); 8] = [
-        (Self::BareSequence, I11),
-        (Self::BareSequence, PROGRESS),
-        (Self::SequenceBelowTheMark, I11),
-        (Self::SequenceBelowTheMark, PROGRESS),
-        (Self::TupleWithoutTheMark, I11),
-        (Self::CheckpointAfterTheRows, I11),
-        (Self::CheckpointBeforeTheRows, I11),
-        (Self::CheckpointNotCompared, I11),
+    /// What is missing, and what that breaks.
+    pub const CAUGHT: &[(&[Self], &'static str)] = &[
+        (&[Self::BareSequence], I11),
+        (&[Self::BareSequence], PROGRESS),
+        (&[Self::SequenceBelowTheMark], I11),
+        (&[Self::SequenceBelowTheMark], PROGRESS),
+        (&[Self::TupleWithoutTheMark], I11),
+        (&[Self::CheckpointAfterTheRows], I11),
+        (&[Self::CheckpointBeforeTheRows], I11),
+        (&[Self::CheckpointNotCompared], I11),
     ];
 }
 
@@ -51,7 +52,7 @@ pub struct Projection {
     pub writes: Vec<u8>,
     pub projectors: usize,
     pub faults: u8,
-    pub mutant: Option<Mutant>,
+    pub mutants: &'static [Mutant],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -104,24 +105,32 @@ pub enum Action {
 }
 
 impl Projection {
+    fn lacks(&self, guard: Mutant) -> bool {
+        self.mutants.contains(&guard)
+    }
+
     /// Is the place after the checkpoint?
     fn after(&self, place: Position, checkpoint: Position) -> bool {
         self.key(place) > self.key(checkpoint)
     }
 
     fn key(&self, place: Position) -> (u8, u8) {
-        match self.mutant {
-            Some(Mutant::BareSequence | Mutant::SequenceBelowTheMark) => (place.seq, 0),
-            _ => (place.txid, place.seq),
-        }
+        let bare = self.lacks(Mutant::BareSequence) || self.lacks(Mutant::SequenceBelowTheMark);
+        if bare { (place.seq, 0) } else { (place.txid, place.seq) }
     }
 
     /// A statement of a reader: one snapshot.
     fn log(&self, state: &State, after: Position) -> Vec<Position> {
-        let open = state.writers.iter().filter(|writer| writer.ended.is_none()).filter_map(|writer| writer.txid);
-        let mark = match self.mutant {
-            Some(Mutant::BareSequence | Mutant::TupleWithoutTheMark) => u8::MAX,
-            _ => open.min().unwrap_or(state.next_txid),
+        let open = state
+            .writers
+            .iter()
+            .filter(|writer| writer.ended.is_none())
+            .filter_map(|writer| writer.txid);
+        let unmarked = self.lacks(Mutant::BareSequence) || self.lacks(Mutant::TupleWithoutTheMark);
+        let mark = if unmarked {
+            u8::MAX
+        } else {
+            open.min().unwrap_or(state.next_txid)
         };
         let mut found: Vec<_> = state.committed().collect();
         found.retain(|place| self.after(*place, after) && place.txid < mark);
@@ -131,18 +140,30 @@ impl Projection {
     }
 
     fn apply(&self, state: &mut State, at: usize, heard: bool) {
-        let State { projectors, checkpoint, rows, .. } = state;
+        let State {
+            projectors,
+            checkpoint,
+            rows,
+            ..
+        } = state;
         let projector = &mut projectors[at];
-        let Some(end) = projector.page.last().copied() else { return };
-        if *checkpoint != projector.position && !projector.half && self.mutant != Some(Mutant::CheckpointNotCompared) {
+        let Some(end) = projector.page.last().copied() else {
+            return;
+        };
+        if *checkpoint != projector.position && !projector.half && !self.lacks(Mutant::CheckpointNotCompared) {
             // Overtaken: on from where the other is.
-            *projector = Projector { position: *checkpoint, ..Projector::default() };
+            *projector = Projector {
+                position: *checkpoint,
+                ..Projector::default()
+            };
             return;
         }
-        let (first, second) = match self.mutant {
-            Some(Mutant::CheckpointAfterTheRows) => (!projector.half, projector.half),
-            Some(Mutant::CheckpointBeforeTheRows) => (projector.half, !projector.half),
-            _ => (true, true),
+        let (first, second) = if self.lacks(Mutant::CheckpointAfterTheRows) {
+            (!projector.half, projector.half)
+        } else if self.lacks(Mutant::CheckpointBeforeTheRows) {
+            (projector.half, !projector.half)
+        } else {
+            (true, true)
         };
         if first {
             rows.extend(&projector.page);
@@ -150,14 +171,21 @@ impl Projection {
         if second {
             *checkpoint = end;
         }
-        projector.half = !(first && second) && !projector.half;
+        projector.half = first != second && !projector.half;
         if projector.half {
             return;
         }
         let ahead = std::mem::take(&mut projector.ahead);
         *projector = match heard {
-            true => Projector { position: end, page: ahead, ..Projector::default() },
-            false => Projector { position: projector.position, ..Projector::default() },
+            true => Projector {
+                position: end,
+                page: ahead,
+                ..Projector::default()
+            },
+            false => Projector {
+                position: projector.position,
+                ..Projector::default()
+            },
         };
     }
 }
@@ -190,7 +218,12 @@ impl Model for Projection {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let fault = state.faults > 0;
-        for (at, writer) in state.writers.iter().enumerate().filter(|(_, writer)| writer.ended.is_none()) {
+        for (at, writer) in state
+            .writers
+            .iter()
+            .enumerate()
+            .filter(|(_, writer)| writer.ended.is_none())
+        {
             let written = writer.seqs.len() == usize::from(self.writes[at]);
             if writer.txid.is_none() {
                 actions.push(Action::TakeTxid(at));
@@ -248,7 +281,10 @@ impl Model for Projection {
             Action::ApplyUnheard(at) => self.apply(&mut next, at, false),
             Action::Crash(at) => {
                 let position = next.checkpoint;
-                next.projectors[at] = Projector { position, ..Projector::default() };
+                next.projectors[at] = Projector {
+                    position,
+                    ..Projector::default()
+                };
             }
         }
         (next != *state).then_some(next)
@@ -260,7 +296,10 @@ impl Model for Projection {
             if state.projectors.iter().any(|projector| projector.half) {
                 return true;
             }
-            let mut due: Vec<_> = state.committed().filter(|place| !model.after(*place, state.checkpoint)).collect();
+            let mut due: Vec<_> = state
+                .committed()
+                .filter(|place| !model.after(*place, state.checkpoint))
+                .collect();
             due.sort_unstable_by_key(|place| Reverse(model.key(*place)));
             state.rows.iter().rev().eq(&due)
         })]
@@ -268,13 +307,25 @@ impl Model for Projection {
 }
 
 impl Protocol for Projection {
+    const NAME: &str = "projection";
     const PROGRESS: &str = PROGRESS;
 
     fn is_fault(action: &Action) -> bool {
         matches!(action, Action::Abort(_) | Action::ApplyUnheard(_) | Action::Crash(_))
     }
 
+    fn bounds(&self) -> String {
+        let Self {
+            writes,
+            projectors,
+            faults,
+            ..
+        } = self;
+        format!("transactions of {writes:?} events, {projectors} projectors, {faults} faults")
+    }
+
     fn is_settled(&self, state: &State) -> bool {
-        state.writers.iter().all(|writer| writer.ended.is_some()) && state.committed().all(|place| state.rows.contains(&place))
+        state.writers.iter().all(|writer| writer.ended.is_some())
+            && state.committed().all(|place| state.rows.contains(&place))
     }
 }

@@ -100,7 +100,11 @@ impl Rules {
     }
 
     fn call(self, attempt: u8) -> Fact {
-        if attempt > self.attempts_max { Fact::Failed } else { Fact::CallRequested(attempt) }
+        if attempt > self.attempts_max {
+            Fact::Failed
+        } else {
+            Fact::CallRequested(attempt)
+        }
     }
 
     fn orphan(self, view: View) -> Option<Fact> {

@@ -32,8 +32,12 @@ pub enum Mutant {
     /// Whether a lease has ended is judged by the claimer, whose clock may be ahead.
     LeaseByTheWorkersClock,
     NoRedriver,
-    /// With no redriver, and acknowledged on arrival.
-    AckOnArrivalNoRedriver,
+    /// Acknowledged before the run is claimed.
+    AckOnArrival,
+    /// A worker does not ask itself whether its lease still runs before a call.
+    NoLeaseCheck,
+    /// No guard, but a wish granted: the queue loses nothing.
+    ReliableQueue,
     /// Letting go sets no `due_at`.
     NothingDueAfterRelease,
     OrphanNotRecorded,
@@ -46,19 +50,25 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [(Self, &'static str); 11] = [
-        (Self::NoVersionCheck, I1),
-        (Self::UnknownTakenForDone, I2),
-        (Self::AnswerBeforeCommit, I2),
-        (Self::NoVersionCheck, I4),
-        (Self::NoRedriver, PROGRESS),
-        (Self::AckOnArrivalNoRedriver, PROGRESS),
-        (Self::NothingDueAfterRelease, PROGRESS),
-        (Self::NoEpochCheck, I5),
-        (Self::EpochNotRaised, I5),
-        (Self::OrphanNotRecorded, I6),
-        (Self::CallBeforeRecord, I6),
+    /// What is missing, and what that breaks.
+    pub const CAUGHT: &[(&[Self], &'static str)] = &[
+        (&[Self::NoVersionCheck], I1),
+        (&[Self::UnknownTakenForDone], I2),
+        (&[Self::AnswerBeforeCommit], I2),
+        (&[Self::NoVersionCheck], I4),
+        (&[Self::NoRedriver], PROGRESS),
+        (&[Self::NoRedriver, Self::ReliableQueue], PROGRESS),
+        (&[Self::NoRedriver, Self::ReliableQueue, Self::AckOnArrival], PROGRESS),
+        (&[Self::NothingDueAfterRelease], PROGRESS),
+        (&[Self::NoEpochCheck], I5),
+        (&[Self::EpochNotRaised], I5),
+        (&[Self::OrphanNotRecorded], I6),
+        (&[Self::CallBeforeRecord], I6),
+        (&[Self::LeaseByTheWorkersClock], I7),
     ];
+
+    /// What may be missing: another guard stands behind it.
+    pub const SPARED: &[&[Self]] = &[&[Self::AckOnArrival], &[Self::NoLeaseCheck]];
 }
 
 #[derive(Debug, Clone)]
@@ -71,7 +81,7 @@ pub struct Ownership {
     pub attempts_max: u8,
     /// Clients cancel.
     pub cancels: bool,
-    pub mutant: Option<Mutant>,
+    pub mutants: &'static [Mutant],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -99,27 +109,66 @@ pub enum Action {
     AcceptLost(u8),
     GatewayDies(u8),
     Cancel(u8),
-    Deliver { worker: u8, run: u8 },
+    Deliver {
+        worker: u8,
+        run: u8,
+    },
     /// One statement for all appends of a worker that are named.
-    Commit { worker: u8, runs: u8 },
-    CommitUnheard { worker: u8, runs: u8 },
-    CommitLost { worker: u8, runs: u8 },
+    Commit {
+        worker: u8,
+        runs: u8,
+    },
+    CommitUnheard {
+        worker: u8,
+        runs: u8,
+    },
+    CommitLost {
+        worker: u8,
+        runs: u8,
+    },
     /// The database has it and does not answer; it may still happen.
-    CommitHangs { worker: u8, run: u8 },
+    CommitHangs {
+        worker: u8,
+        run: u8,
+    },
     LateLands,
     LateVanishes,
-    GiveUp { worker: u8, run: u8 },
-    CheckLease { worker: u8, run: u8 },
-    Call { worker: u8, run: u8 },
-    ModelReplies { worker: u8, run: u8 },
-    ModelFails { worker: u8, run: u8 },
-    Look { worker: u8, run: u8 },
-    Renew { worker: u8, run: u8 },
+    GiveUp {
+        worker: u8,
+        run: u8,
+    },
+    CheckLease {
+        worker: u8,
+        run: u8,
+    },
+    Call {
+        worker: u8,
+        run: u8,
+    },
+    ModelReplies {
+        worker: u8,
+        run: u8,
+    },
+    ModelFails {
+        worker: u8,
+        run: u8,
+    },
+    Look {
+        worker: u8,
+        run: u8,
+    },
+    Renew {
+        worker: u8,
+        run: u8,
+    },
     Lapse(u8),
     /// The holder is alive and was kept from renewing.
     LapseOfTheLiving(u8),
     Crash(u8),
-    Drain { worker: u8, run: u8 },
+    Drain {
+        worker: u8,
+        run: u8,
+    },
     Redrive(u8),
     LoseHint(u8),
     DoubleHint(u8),
@@ -127,8 +176,15 @@ pub enum Action {
 }
 
 impl Ownership {
+    fn lacks(&self, guard: Mutant) -> bool {
+        self.mutants.contains(&guard)
+    }
+
     fn rules(&self) -> Rules {
-        Rules { attempts_max: self.attempts_max, orphan_recorded: self.mutant != Some(Mutant::OrphanNotRecorded) }
+        Rules {
+            attempts_max: self.attempts_max,
+            orphan_recorded: !self.lacks(Mutant::OrphanNotRecorded),
+        }
     }
 }
 
@@ -137,7 +193,10 @@ impl Model for Ownership {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let run = Run { calls: vec![0; self.attempts_max.into()], ..Run::default() };
+        let run = Run {
+            calls: vec![0; self.attempts_max.into()],
+            ..Run::default()
+        };
         vec![State {
             runs: vec![run; self.runs.into()],
             gates: vec![Gate::Accepting { unsure: false }; self.runs.into()],
@@ -163,9 +222,18 @@ impl Model for Ownership {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(I1, |_, state: &State| state.runs.iter().all(contiguous)),
-            Property::always(I2, |_, state: &State| state.runs.iter().all(|run| !run.told || !run.log.is_empty())),
+            Property::always(I2, |_, state: &State| {
+                state.runs.iter().all(|run| !run.told || !run.log.is_empty())
+            }),
             Property::always(I4, |_, state: &State| {
-                state.runs.iter().all(|run| run.log.iter().map(|(_, fact)| *fact).rev().skip(1).all(|fact| !fact.is_terminal()))
+                state.runs.iter().all(|run| {
+                    run.log
+                        .iter()
+                        .map(|(_, fact)| *fact)
+                        .rev()
+                        .skip(1)
+                        .all(|fact| !fact.is_terminal())
+                })
             }),
             Property::always(I5, |_, state: &State| state.runs.iter().all(fenced)),
             Property::always(I6, |_, state: &State| state.runs.iter().all(accounted)),
@@ -175,10 +243,24 @@ impl Model for Ownership {
 }
 
 impl Protocol for Ownership {
+    const NAME: &str = "ownership";
     const PROGRESS: &str = PROGRESS;
 
     fn is_fault(action: &Action) -> bool {
         costs(*action) || matches!(action, Action::Cancel(_))
+    }
+
+    fn bounds(&self) -> String {
+        let Self {
+            workers,
+            runs,
+            faults,
+            attempts_max,
+            cancels,
+            ..
+        } = self;
+        let cancels = if *cancels { ", cancels" } else { "" };
+        format!("{workers} workers, {runs} runs, {attempts_max} tries of the call, {faults} faults{cancels}")
     }
 
     fn is_settled(&self, state: &State) -> bool {
@@ -234,7 +316,9 @@ fn accounted(run: &Run) -> bool {
         }
     }
     let calls = run.calls.iter().zip(1..);
-    calls.into_iter().all(|(calls, attempt)| *calls <= u8::from(attempt <= requested))
+    calls
+        .into_iter()
+        .all(|(calls, attempt)| *calls <= u8::from(attempt <= requested))
 }
 
 fn bounded(run: &Run) -> bool {

@@ -29,7 +29,8 @@ impl Ownership {
             actions.extend([Action::LateLands, Action::LateVanishes]);
         }
         let held = |hands: &Vec<Hand>| hands.iter().any(|hand| hand.delivery);
-        if state.faults > 0 && (state.runs.iter().any(|run| run.hints > 0) || state.hands.iter().any(held)) {
+        let filled = state.runs.iter().any(|run| run.hints > 0) || state.hands.iter().any(held);
+        if state.faults > 0 && filled && !self.lacks(Mutant::ReliableQueue) {
             actions.push(Action::WipeQueue);
         }
     }
@@ -37,10 +38,16 @@ impl Ownership {
     fn possible_for_the_run(&self, state: &State, at: u8, actions: &mut Vec<Action>) {
         let run = &state.runs[usize::from(at)];
         let fault = state.faults > 0;
-        if state.gates[usize::from(at)] != Gate::Done {
+        // A session numbers its runs as they are accepted.
+        let in_turn = at == 0 || state.gates[usize::from(at) - 1] == Gate::Done;
+        if in_turn && state.gates[usize::from(at)] != Gate::Done {
             actions.push(Action::Accept(at));
             if fault {
-                actions.extend([Action::AcceptUnheard(at), Action::AcceptLost(at), Action::GatewayDies(at)]);
+                actions.extend([
+                    Action::AcceptUnheard(at),
+                    Action::AcceptLost(at),
+                    Action::GatewayDies(at),
+                ]);
             }
         }
         if self.cancels && run.told && self.rules().cancel(run.view()).is_some() {
@@ -57,13 +64,16 @@ impl Ownership {
                 true => {}
             }
         }
-        let redriver = !matches!(self.mutant, Some(Mutant::NoRedriver | Mutant::AckOnArrivalNoRedriver));
+        let redriver = !self.lacks(Mutant::NoRedriver);
         let overdue = run.due && !run.lease.is_running() && !self.is_held(state, at);
         if redriver && overdue && run.hints == 0 {
             actions.push(Action::Redrive(at));
         }
         if fault && run.hints > 0 {
-            actions.extend([Action::LoseHint(at), Action::DoubleHint(at)]);
+            actions.push(Action::DoubleHint(at));
+            if !self.lacks(Mutant::ReliableQueue) {
+                actions.push(Action::LoseHint(at));
+            }
         }
     }
 
@@ -75,9 +85,10 @@ impl Ownership {
             actions.push(Action::Deliver { worker, run: at });
         }
         let view = run.view_at(hand.seen);
+        // Fresh by the worker's own clock means running by the database's: it was measured from before the claim.
+        let fresh = run.lease.is_running() && run.lease.is_of(worker);
         match hand.stage {
-            // Fresh by the worker's own clock means running by the database's: it was measured from before the claim.
-            Stage::Ready if run.lease.is_running() && run.lease.is_of(worker) && !view.cancel => {
+            Stage::Ready if (fresh || self.lacks(Mutant::NoLeaseCheck)) && !view.cancel => {
                 actions.push(Action::CheckLease { worker, run: at });
             }
             Stage::Cleared(_) => actions.push(Action::Call { worker, run: at }),
@@ -123,11 +134,15 @@ impl Ownership {
 
     /// An earlier run of its session is open.
     fn is_held(&self, state: &State, run: u8) -> bool {
-        state.runs[..usize::from(run)].iter().any(|earlier| !earlier.log.is_empty() && !earlier.ended())
+        state.runs[..usize::from(run)]
+            .iter()
+            .any(|earlier| !earlier.log.is_empty() && !earlier.ended())
     }
 
     pub(super) fn announce_next(&self, state: &mut State, ended: usize) {
-        let next = state.runs[ended + 1..].iter_mut().find(|run| !run.log.is_empty() && !run.ended());
+        let next = state.runs[ended + 1..]
+            .iter_mut()
+            .find(|run| !run.log.is_empty() && !run.ended());
         if let Some(next) = next {
             next.hint();
         }
@@ -186,7 +201,7 @@ impl Ownership {
                 let hand = &mut state.hands[worker][run];
                 if let Stage::Cleared(attempt) = hand.stage {
                     hand.stage = Stage::Calling(attempt);
-                    if self.mutant != Some(Mutant::CallBeforeRecord) {
+                    if !self.lacks(Mutant::CallBeforeRecord) {
                         state.runs[run].called(attempt);
                     }
                 }
@@ -238,14 +253,14 @@ impl Ownership {
 
     fn accept(&self, state: &mut State, at: usize) {
         let run = &mut state.runs[at];
-        let early = self.mutant == Some(Mutant::AnswerBeforeCommit) && !run.told;
+        let early = self.lacks(Mutant::AnswerBeforeCommit) && !run.told;
         let unsure = state.gates[at] == Gate::Accepting { unsure: true };
         if early {
             run.told = true;
             return;
         }
         // Asked first whether it had happened: `was_appended`.
-        let believed = unsure && self.mutant == Some(Mutant::UnknownTakenForDone);
+        let believed = unsure && self.lacks(Mutant::UnknownTakenForDone);
         if !believed {
             run.accepted();
         }
@@ -256,11 +271,25 @@ impl Ownership {
 
     fn cancel(&self, state: &mut State, at: u8) {
         let run = &state.runs[usize::from(at)];
-        let Some(facts) = self.rules().cancel(run.view()) else { return };
+        let Some(facts) = self.rules().cancel(run.view()) else {
+            return;
+        };
         let ends = facts.last().is_some_and(|fact| fact.is_terminal());
-        let lease = if ends { Change::Release { due: false } } else { Change::Keep };
+        let lease = if ends {
+            Change::Release { due: false }
+        } else {
+            Change::Keep
+        };
         let (version, epoch) = (run.version, run.epoch);
-        let statement = Statement { run: at, worker: None, version, epoch, facts, lease, again: false };
+        let statement = Statement {
+            run: at,
+            worker: None,
+            version,
+            epoch,
+            facts,
+            lease,
+            again: false,
+        };
         self.execute(state, &statement);
         if ends {
             self.announce_next(state, at.into());
@@ -279,10 +308,17 @@ impl Ownership {
         if !hand.is_idle() || run.log.is_empty() || run.ended() || held {
             return;
         }
-        let delivery = self.mutant != Some(Mutant::AckOnArrivalNoRedriver);
+        let delivery = !self.lacks(Mutant::AckOnArrival);
         let (seen, epoch) = (run.version, run.epoch);
-        *hand = Hand { stage: Stage::Claiming, seen, epoch, delivery, unsure: false, again };
-        if self.mutant == Some(Mutant::CallBeforeRecord)
+        *hand = Hand {
+            stage: Stage::Claiming,
+            seen,
+            epoch,
+            delivery,
+            unsure: false,
+            again,
+        };
+        if self.lacks(Mutant::CallBeforeRecord)
             && let Some(statement) = self.statement(state, worker, at)
             && let Some(Fact::CallRequested(attempt)) = statement.facts.last()
         {
@@ -293,14 +329,16 @@ impl Ownership {
     fn execute(&self, state: &mut State, statement: &Statement) -> bool {
         let claims = statement.lease == Change::Claim;
         let held = claims && self.is_held(state, statement.run);
-        !held && state.runs[usize::from(statement.run)].execute(statement, self.mutant)
+        !held && state.runs[usize::from(statement.run)].execute(statement, self.mutants)
     }
 
     /// The appender's turn, heard: asks first if it is unsure, and again if that try met a conflict.
     fn commit(&self, state: &mut State, worker: u8, run: u8) {
-        let Some(statement) = self.statement(state, worker, run) else { return };
+        let Some(statement) = self.statement(state, worker, run) else {
+            return;
+        };
         let unsure = state.hands[usize::from(worker)][usize::from(run)].unsure;
-        let believed = unsure && self.mutant == Some(Mutant::UnknownTakenForDone);
+        let believed = unsure && self.lacks(Mutant::UnknownTakenForDone);
         let found = unsure && state.runs[usize::from(run)].was_appended(&statement);
         if believed || found || self.execute(state, &statement) {
             self.heard_won(state, &statement, worker);

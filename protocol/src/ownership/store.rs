@@ -93,11 +93,12 @@ impl Run {
     }
 
     /// The append. False: a conflict, nothing happened.
-    pub fn execute(&mut self, statement: &Statement, mutant: Option<Mutant>) -> bool {
+    pub fn execute(&mut self, statement: &Statement, mutants: &[Mutant]) -> bool {
+        let lacks = |guard| mutants.contains(&guard);
         let claim = statement.lease == Change::Claim;
-        let free = !self.lease.is_running() || mutant == Some(Mutant::LeaseByTheWorkersClock);
-        let version = self.version == statement.version || mutant == Some(Mutant::NoVersionCheck);
-        let epoch = self.epoch == statement.epoch || mutant == Some(Mutant::NoEpochCheck);
+        let free = !self.lease.is_running() || lacks(Mutant::LeaseByTheWorkersClock);
+        let version = self.version == statement.version || lacks(Mutant::NoVersionCheck);
+        let epoch = self.epoch == statement.epoch || lacks(Mutant::NoEpochCheck);
         if !version || !epoch || claim && !free {
             return false;
         }
@@ -109,14 +110,14 @@ impl Run {
         self.version = statement.version + statement.facts.len() as u8;
         match (statement.lease, statement.worker) {
             (Change::Claim, Some(worker)) => {
-                self.epoch += u8::from(mutant != Some(Mutant::EpochNotRaised));
+                self.epoch += u8::from(!lacks(Mutant::EpochNotRaised));
                 self.lease = Lease::Held { worker, running: true };
                 self.due = true;
             }
             (Change::Release { due }, _) => {
                 self.lapses += u8::from(statement.facts.is_empty() && self.lease != Lease::Free);
                 self.lease = Lease::Free;
-                self.due = due && mutant != Some(Mutant::NothingDueAfterRelease);
+                self.due = due && !lacks(Mutant::NothingDueAfterRelease);
             }
             _ => {}
         }

@@ -51,11 +51,19 @@ impl Hand {
 
     /// An append is on its way.
     pub fn appends(self) -> bool {
-        !matches!(self.stage, Stage::Idle | Stage::Ready | Stage::Cleared(_) | Stage::Calling(_))
+        !matches!(
+            self.stage,
+            Stage::Idle | Stage::Ready | Stage::Cleared(_) | Stage::Calling(_)
+        )
     }
 }
 
 impl Ownership {
+    /// What a claim adds to the epoch.
+    fn raise(&self) -> u8 {
+        u8::from(!self.lacks(Mutant::EpochNotRaised))
+    }
+
     /// The append that a hand's stage asks for. Nothing: it was refused, the worker is done with the run.
     pub(super) fn statement(&self, state: &State, worker: u8, run: u8) -> Option<Statement> {
         let hand = state.hands[usize::from(worker)][usize::from(run)];
@@ -64,7 +72,7 @@ impl Ownership {
         let claimed = |epoch| Fact::Claimed { epoch, worker, again };
         let facts = match hand.stage {
             Stage::Claiming => {
-                let facts = rules.advance(view, claimed(hand.epoch + 1))?;
+                let facts = rules.advance(view, claimed(hand.epoch + self.raise()))?;
                 // A run that ends at once is claimed first and settled by a second append.
                 if view.after(&facts).ended { Vec::new() } else { facts }
             }
@@ -85,7 +93,15 @@ impl Ownership {
             _ => Change::Keep,
         };
         let (version, epoch) = (hand.seen, hand.epoch);
-        Some(Statement { run, worker: Some(worker), version, epoch, facts, lease, again })
+        Some(Statement {
+            run,
+            worker: Some(worker),
+            version,
+            epoch,
+            facts,
+            lease,
+            again,
+        })
     }
 
     /// The append's answer: it is in the log.
@@ -96,9 +112,13 @@ impl Ownership {
         hand.seen = statement.version + statement.facts.len() as u8;
         match statement.lease {
             Change::Claim => {
-                hand.epoch += u8::from(self.mutant != Some(Mutant::EpochNotRaised));
+                hand.epoch += self.raise();
                 hand.delivery = false;
-                hand.stage = if statement.facts.is_empty() { Stage::Settling } else { Stage::Ready };
+                hand.stage = if statement.facts.is_empty() {
+                    Stage::Settling
+                } else {
+                    Stage::Ready
+                };
             }
             Change::Keep => hand.stage = Stage::Ready,
             Change::Release { .. } => {
@@ -119,7 +139,7 @@ impl Ownership {
         let run = &state.runs[usize::from(at)];
         let hand = &mut state.hands[usize::from(worker)][usize::from(at)];
         let nothing_new = hand.seen == run.version;
-        let fenced = hand.epoch != run.epoch && self.mutant != Some(Mutant::NoEpochCheck);
+        let fenced = hand.epoch != run.epoch && !self.lacks(Mutant::NoEpochCheck);
         hand.unsure = false;
         hand.seen = run.version;
         let done = match hand.stage {
@@ -141,7 +161,7 @@ impl Ownership {
         let hand = &mut state.hands[usize::from(worker)][usize::from(at)];
         hand.seen = run.version;
         let view = run.view();
-        if view.ended || hand.epoch != run.epoch && self.mutant != Some(Mutant::NoEpochCheck) {
+        if view.ended || hand.epoch != run.epoch && !self.lacks(Mutant::NoEpochCheck) {
             *hand = Hand::default();
         } else if view.cancel {
             // The call's connection is closed.

@@ -69,14 +69,14 @@ impl Follower {
         self.unheard.push(frame);
     }
 
-    pub fn hear(&mut self, frame: Frame, mutant: Option<Mutant>, wire: &mut Vec<Sent>) -> Heard {
+    pub fn hear(&mut self, frame: Frame, mutants: &[Mutant], wire: &mut Vec<Sent>) -> Heard {
         match frame {
-            Frame::Event { version, event } => self.event(version, event, mutant, wire),
-            Frame::Delta { version, sub, attempt } => self.delta(version, sub, attempt, mutant, wire),
+            Frame::Event { version, event } => self.event(version, event, mutants, wire),
+            Frame::Delta { version, sub, attempt } => self.delta(version, sub, attempt, mutants, wire),
         }
     }
 
-    fn delta(&mut self, version: u8, sub: u8, attempt: u8, mutant: Option<Mutant>, wire: &mut Vec<Sent>) -> Heard {
+    fn delta(&mut self, version: u8, sub: u8, attempt: u8, mutants: &[Mutant], wire: &mut Vec<Sent>) -> Heard {
         if version <= self.version {
             return Heard::Well;
         }
@@ -86,7 +86,7 @@ impl Follower {
         if sub <= self.sub {
             return Heard::Well;
         }
-        if sub > self.sub + 1 && mutant != Some(Mutant::DeltaGapAccepted) {
+        if sub > self.sub + 1 && !mutants.contains(&Mutant::DeltaGapAccepted) {
             return Heard::DeltasMissing;
         }
         self.sub = sub;
@@ -94,16 +94,16 @@ impl Follower {
         Heard::Well
     }
 
-    pub fn event(&mut self, version: u8, event: Event, mutant: Option<Mutant>, wire: &mut Vec<Sent>) -> Heard {
+    pub fn event(&mut self, version: u8, event: Event, mutants: &[Mutant], wire: &mut Vec<Sent>) -> Heard {
         if version <= self.version {
             return Heard::Well;
         }
-        if version > self.version + 1 && mutant != Some(Mutant::EventGapAccepted) {
+        if version > self.version + 1 && !mutants.contains(&Mutant::EventGapAccepted) {
             return Heard::EventsMissing;
         }
         match event {
-            Event::Replied { attempt, pieces } => self.complete(version, attempt, pieces, mutant, wire),
-            _ if self.sub > 0 => self.take_back(version, mutant, wire),
+            Event::Replied { attempt, pieces } => self.complete(version, attempt, pieces, mutants, wire),
+            _ if self.sub > 0 => self.take_back(version, mutants, wire),
             _ => {}
         }
         wire.push(Sent::Event { version, event });
@@ -113,21 +113,24 @@ impl Follower {
         Heard::Well
     }
 
-    fn complete(&mut self, version: u8, attempt: u8, pieces: u8, mutant: Option<Mutant>, wire: &mut Vec<Sent>) {
-        if pieces == self.sub || mutant == Some(Mutant::ReplyNotCompleted) {
+    fn complete(&mut self, version: u8, attempt: u8, pieces: u8, mutants: &[Mutant], wire: &mut Vec<Sent>) {
+        if pieces == self.sub || mutants.contains(&Mutant::ReplyNotCompleted) {
             return;
         }
         if pieces < self.sub {
-            return self.take_back(version, mutant, wire);
+            return self.take_back(version, mutants, wire);
         }
         for sub in self.sub + 1..=pieces {
             wire.push(Sent::Delta { version, sub, attempt });
         }
     }
 
-    fn take_back(&mut self, version: u8, mutant: Option<Mutant>, wire: &mut Vec<Sent>) {
-        if mutant != Some(Mutant::NoStepReset) {
-            wire.push(Sent::Reset { version, sub: self.sub + 1 });
+    fn take_back(&mut self, version: u8, mutants: &[Mutant], wire: &mut Vec<Sent>) {
+        if !mutants.contains(&Mutant::NoStepReset) {
+            wire.push(Sent::Reset {
+                version,
+                sub: self.sub + 1,
+            });
         }
     }
 }

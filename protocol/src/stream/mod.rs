@@ -30,26 +30,30 @@ pub enum Mutant {
     CursorWithoutDeltas,
     /// The store is never looked at in a silence.
     NoLookInSilence,
-    /// Resumed at the tail of the feed, the store not read, nor later in a silence.
+    /// Resumed at the tail of the feed, the store not read.
     TailResume,
-    /// The store first, then the subscription, and no look in a silence.
+    /// The store first, then the subscription.
     SubscribeAfterReading,
     /// A worker that reads the head and the events apart takes the next claim's version for its own text's.
     ClaimReadApart,
 }
 
 impl Mutant {
-    pub const ALL: [(Self, &'static str); 9] = [
-        (Self::NoStepReset, I10),
-        (Self::EventGapAccepted, I10),
-        (Self::DeltaGapAccepted, I10),
-        (Self::ReplyNotCompleted, I10),
-        (Self::CursorWithoutDeltas, I10),
-        (Self::ClaimReadApart, I10),
-        (Self::NoLookInSilence, PROGRESS),
-        (Self::TailResume, PROGRESS),
-        (Self::SubscribeAfterReading, PROGRESS),
+    /// What is missing, and what that breaks.
+    pub const CAUGHT: &[(&[Self], &'static str)] = &[
+        (&[Self::NoStepReset], I10),
+        (&[Self::EventGapAccepted], I10),
+        (&[Self::DeltaGapAccepted], I10),
+        (&[Self::ReplyNotCompleted], I10),
+        (&[Self::CursorWithoutDeltas], I10),
+        (&[Self::ClaimReadApart], I10),
+        (&[Self::NoLookInSilence], PROGRESS),
+        (&[Self::TailResume, Self::NoLookInSilence], PROGRESS),
+        (&[Self::SubscribeAfterReading, Self::NoLookInSilence], PROGRESS),
     ];
+
+    /// What may be missing: another guard stands behind it.
+    pub const SPARED: &[&[Self]] = &[&[Self::TailResume], &[Self::SubscribeAfterReading]];
 }
 
 #[derive(Debug, Clone)]
@@ -61,7 +65,7 @@ pub struct Stream {
     /// Inputs that come while the reply is being streamed.
     pub inputs: u8,
     pub faults: u8,
-    pub mutant: Option<Mutant>,
+    pub mutants: &'static [Mutant],
 }
 
 /// An event, without what does not matter here.
@@ -151,7 +155,11 @@ impl State {
 
     fn resend(&mut self, attempt: u8, live: Live) {
         for sub in 1..=live.sent {
-            self.publish(Frame::Delta { version: live.version, sub, attempt });
+            self.publish(Frame::Delta {
+                version: live.version,
+                sub,
+                attempt,
+            });
         }
     }
 
@@ -168,13 +176,23 @@ impl Stream {
             Action::Piece(_) => {
                 let sub = live.sent + 1;
                 next.live[slot] = Some(Live { sent: sub, ..live });
-                next.publish(Frame::Delta { version: live.version, sub, attempt });
+                next.publish(Frame::Delta {
+                    version: live.version,
+                    sub,
+                    attempt,
+                });
             }
             Action::Reply(_) => {
                 next.live[slot] = None;
                 // Fenced, if another has claimed the run; after a conflict with an input, decided and sent again.
                 if next.holds(attempt) {
-                    next.append(&[Event::Replied { attempt, pieces: live.sent }, Event::Completed]);
+                    next.append(&[
+                        Event::Replied {
+                            attempt,
+                            pieces: live.sent,
+                        },
+                        Event::Completed,
+                    ]);
                 }
             }
             Action::Fail(_) => {
@@ -182,7 +200,7 @@ impl Stream {
                 next.append(&[Event::CallFailed, Event::CallRequested]);
                 next.begin();
             }
-            Action::Look(_) if !next.holds(attempt) && self.mutant != Some(Mutant::ClaimReadApart) => {
+            Action::Look(_) if !next.holds(attempt) && !self.lacks(Mutant::ClaimReadApart) => {
                 next.live[slot] = None;
             }
             Action::Look(_) => {
@@ -203,14 +221,29 @@ impl Stream {
 
     /// What the gateway does for the client.
     fn follow(&self, next: &mut State, action: Action) {
-        let State { follower: Some(follower), wire, log, wanted, .. } = next else { return };
+        let State {
+            follower: Some(follower),
+            wire,
+            log,
+            wanted,
+            ..
+        } = next
+        else {
+            return;
+        };
         match action {
             Action::Subscribe => follower.subscribed = true,
             Action::ReadStore => {
-                let events: Vec<_> = log.iter().copied().zip(1..).skip(follower.version.into()).take(PAGE).collect();
+                let events: Vec<_> = log
+                    .iter()
+                    .copied()
+                    .zip(1..)
+                    .skip(follower.version.into())
+                    .take(PAGE)
+                    .collect();
                 let full = events.len() == PAGE;
                 for (event, version) in events {
-                    let _ = follower.event(version, event, self.mutant, wire);
+                    let _ = follower.event(version, event, self.mutants, wire);
                 }
                 follower.behind = full;
                 if !full {
@@ -219,7 +252,7 @@ impl Stream {
             }
             Action::Hear => {
                 let frame = follower.unheard.remove(0);
-                match follower.hear(frame, self.mutant, wire) {
+                match follower.hear(frame, self.mutants, wire) {
                     Heard::Well => {}
                     Heard::EventsMissing => (follower.behind, follower.resend) = (true, true),
                     Heard::DeltasMissing => *wanted = true,
@@ -238,17 +271,20 @@ impl Stream {
 
     fn connect(&self, client: &Client) -> Follower {
         let follower = Follower::after(client.version, client.sub);
-        match self.mutant {
-            Some(Mutant::CursorWithoutDeltas) => Follower { sub: 0, ..follower },
-            Some(Mutant::TailResume) => Follower { behind: false, ..follower },
-            Some(Mutant::SubscribeAfterReading) => Follower { subscribed: false, ..follower },
-            _ => follower,
+        Follower {
+            sub: if self.lacks(Mutant::CursorWithoutDeltas) {
+                0
+            } else {
+                follower.sub
+            },
+            behind: !self.lacks(Mutant::TailResume),
+            subscribed: !self.lacks(Mutant::SubscribeAfterReading),
+            ..follower
         }
     }
 
-    fn looks_in_silence(&self) -> bool {
-        let never = [Mutant::NoLookInSilence, Mutant::TailResume, Mutant::SubscribeAfterReading];
-        self.mutant.is_none_or(|mutant| !never.contains(&mutant))
+    fn lacks(&self, guard: Mutant) -> bool {
+        self.mutants.contains(&guard)
     }
 }
 
@@ -328,7 +364,10 @@ impl Model for Stream {
             }
             Action::PublishInput => {
                 let version = next.unpublished.take()?;
-                next.publish(Frame::Event { version, event: Event::Input });
+                next.publish(Frame::Event {
+                    version,
+                    event: Event::Input,
+                });
             }
             Action::Connect => next.follower = Some(self.connect(&state.client)),
             Action::Receive => {
@@ -376,7 +415,10 @@ impl Stream {
                 actions.push(Action::HearMissed);
             } else if !follower.unheard.is_empty() {
                 actions.push(Action::Hear);
-            } else if !follower.behind && self.looks_in_silence() && usize::from(follower.version) < state.log.len() {
+            } else if !follower.behind
+                && !self.lacks(Mutant::NoLookInSilence)
+                && usize::from(follower.version) < state.log.len()
+            {
                 actions.push(Action::LookInSilence);
             }
         }
@@ -387,10 +429,22 @@ impl Stream {
 }
 
 impl Protocol for Stream {
+    const NAME: &str = "stream";
     const PROGRESS: &str = PROGRESS;
 
     fn is_fault(action: &Action) -> bool {
         costs(*action) || *action == Action::Input
+    }
+
+    fn bounds(&self) -> String {
+        let Self {
+            attempts,
+            pieces,
+            inputs,
+            faults,
+            ..
+        } = self;
+        format!("{attempts} tries of the call, {pieces} pieces each, {inputs} inputs, {faults} faults")
     }
 
     fn is_settled(&self, state: &State) -> bool {
