@@ -4,14 +4,17 @@
 //! what happens at one instant: a statement's execution in the database, a message's arrival, a call's departure.
 
 pub mod decide;
+mod invariants;
+mod possible;
 mod step;
-mod store;
+pub mod store;
 mod worker;
 
 use stateright::{Model, Property};
 
 use crate::explore::Protocol;
 use decide::{Call, Fact, Rules};
+use invariants::{accounted, bounded, contiguous, fenced};
 use store::{Change, Run, Statement};
 use worker::{Hand, Stage};
 
@@ -281,49 +284,4 @@ fn costs(action: Action) -> bool {
         Accept(_) | Cancel(_) | Deliver { .. } | Commit { .. } | LateLands | LateVanishes | CheckLease { .. } => false,
         Call { .. } | ModelReplies { .. } | Look { .. } | Renew { .. } | Lapse(_) | Redrive(_) => false,
     }
-}
-
-fn contiguous(run: &Run) -> bool {
-    let expected = 1..=run.version;
-    run.log.iter().map(|(version, _)| *version).eq(expected)
-}
-
-fn fenced(run: &Run) -> bool {
-    let mut last = 0;
-    let grows = run.facts().all(|fact| match fact {
-        Fact::Claimed { epoch, .. } => std::mem::replace(&mut last, epoch) < epoch,
-        _ => true,
-    });
-    grows && last <= run.epoch && !run.late_write
-}
-
-/// The ledger: requested, then one of replied, failed, orphaned; and no call that is not in it.
-fn accounted(run: &Run) -> bool {
-    let mut open = None;
-    let mut requested = 0;
-    for fact in run.facts() {
-        match fact {
-            Fact::CallRequested(attempt) if open.is_none() && attempt == requested + 1 => {
-                open = Some(attempt);
-                requested = attempt;
-            }
-            Fact::Replied(attempt) | Fact::CallFailed(attempt) | Fact::Orphaned(attempt) if open == Some(attempt) => {
-                open = None;
-            }
-            Fact::CallRequested(_) | Fact::Replied(_) | Fact::CallFailed(_) | Fact::Orphaned(_) => return false,
-            end if end.is_terminal() && open.is_some() => return false,
-            _ => {}
-        }
-    }
-    let calls = run.calls.iter().zip(1..);
-    calls
-        .into_iter()
-        .all(|(calls, attempt)| *calls <= u8::from(attempt <= requested))
-}
-
-fn bounded(run: &Run) -> bool {
-    let count = |which: fn(&Fact) -> bool| run.facts().filter(which).count();
-    let failed = count(|fact| matches!(fact, Fact::CallFailed(_)));
-    let calls: usize = run.calls.iter().map(|calls| usize::from(*calls)).sum();
-    count(|fact| matches!(fact, Fact::Replied(_))) <= 1 && calls <= 1 + failed + usize::from(run.lapses)
 }

@@ -1,5 +1,5 @@
 //! A client's place in the stream, and what a frame does to it. Stands for `gateway/src/stream/position.rs`, line by
-//! line, and for the parts of `follow.rs` that decide when the store is read.
+//! line.
 
 use super::{Event, Mutant};
 

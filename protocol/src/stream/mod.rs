@@ -4,13 +4,15 @@
 //! Stands for `gateway/src/stream/{follow,position}.rs`, `src/feed/`, `workers/src/{delta,call,execute}.rs`.
 
 mod client;
-mod follower;
+pub mod follower;
+mod gateway;
+mod worker;
 
 use stateright::{Model, Property};
 
 use crate::explore::Protocol;
 use client::Client;
-use follower::{Follower, Frame, Heard, Sent};
+use follower::{Follower, Frame, Sent};
 
 pub const I10: &str = "I10: events once and in order; deltas since the last reset are the text of the reply";
 pub const PROGRESS: &str = "I10: the client is sent everything, to the end";
@@ -129,160 +131,7 @@ pub enum Action {
     CutFeed,
 }
 
-impl State {
-    fn next_version(&self) -> u8 {
-        self.log.len() as u8 + 1
-    }
-
-    fn publish(&mut self, frame: Frame) {
-        if let Some(follower) = &mut self.follower {
-            follower.push(frame);
-        }
-    }
-
-    fn append(&mut self, events: &[Event]) {
-        for event in events {
-            let version = self.next_version();
-            self.log.push(*event);
-            self.publish(Frame::Event { version, event: *event });
-        }
-    }
-
-    fn begin(&mut self) {
-        let version = self.next_version();
-        self.live.push(Some(Live { version, sent: 0 }));
-    }
-
-    fn resend(&mut self, attempt: u8, live: Live) {
-        for sub in 1..=live.sent {
-            self.publish(Frame::Delta {
-                version: live.version,
-                sub,
-                attempt,
-            });
-        }
-    }
-
-    fn holds(&self, attempt: u8) -> bool {
-        usize::from(attempt) + 1 == self.live.len()
-    }
-}
-
 impl Stream {
-    /// What a worker does. `live` is its call, under way.
-    fn work(&self, next: &mut State, action: Action, attempt: u8, live: Live) {
-        let slot = usize::from(attempt);
-        match action {
-            Action::Piece(_) => {
-                let sub = live.sent + 1;
-                next.live[slot] = Some(Live { sent: sub, ..live });
-                next.publish(Frame::Delta {
-                    version: live.version,
-                    sub,
-                    attempt,
-                });
-            }
-            Action::Reply(_) => {
-                next.live[slot] = None;
-                // Fenced, if another has claimed the run; after a conflict with an input, decided and sent again.
-                if next.holds(attempt) {
-                    next.append(&[
-                        Event::Replied {
-                            attempt,
-                            pieces: live.sent,
-                        },
-                        Event::Completed,
-                    ]);
-                }
-            }
-            Action::Fail(_) => {
-                next.live[slot] = None;
-                next.append(&[Event::CallFailed, Event::CallRequested]);
-                next.begin();
-            }
-            Action::Look(_) if !next.holds(attempt) && !self.lacks(Mutant::ClaimReadApart) => {
-                next.live[slot] = None;
-            }
-            Action::Look(_) => {
-                let version = next.next_version();
-                if version != live.version {
-                    let live = Live { version, ..live };
-                    next.live[slot] = Some(live);
-                    next.resend(attempt, live);
-                }
-            }
-            Action::Resend(_) => {
-                next.wanted = false;
-                next.resend(attempt, live);
-            }
-            _ => next.live[slot] = None,
-        }
-    }
-
-    /// What the gateway does for the client.
-    fn follow(&self, next: &mut State, action: Action) {
-        let State {
-            follower: Some(follower),
-            wire,
-            log,
-            wanted,
-            ..
-        } = next
-        else {
-            return;
-        };
-        match action {
-            Action::Subscribe => follower.subscribed = true,
-            Action::ReadStore => {
-                let events: Vec<_> = log
-                    .iter()
-                    .copied()
-                    .zip(1..)
-                    .skip(follower.version.into())
-                    .take(PAGE)
-                    .collect();
-                let full = events.len() == PAGE;
-                for (event, version) in events {
-                    let _ = follower.event(version, event, self.mutants, wire);
-                }
-                follower.behind = full;
-                if !full {
-                    *wanted |= std::mem::take(&mut follower.resend) && !follower.ended;
-                }
-            }
-            Action::Hear => {
-                let frame = follower.unheard.remove(0);
-                match follower.hear(frame, self.mutants, wire) {
-                    Heard::Well => {}
-                    Heard::EventsMissing => (follower.behind, follower.resend) = (true, true),
-                    Heard::DeltasMissing => *wanted = true,
-                }
-            }
-            Action::HearMissed => (follower.missed, follower.behind, follower.resend) = (false, true, true),
-            Action::LookInSilence => follower.behind = true,
-            Action::LoseFrame => drop(follower.unheard.remove(0)),
-            Action::CutFeed => {
-                follower.unheard.clear();
-                follower.missed = true;
-            }
-            _ => {}
-        }
-    }
-
-    fn connect(&self, client: &Client) -> Follower {
-        let follower = Follower::after(client.version, client.sub);
-        Follower {
-            sub: if self.lacks(Mutant::CursorWithoutDeltas) {
-                0
-            } else {
-                follower.sub
-            },
-            behind: !self.lacks(Mutant::TailResume),
-            subscribed: !self.lacks(Mutant::SubscribeAfterReading),
-            ..follower
-        }
-    }
-
     fn lacks(&self, guard: Mutant) -> bool {
         self.mutants.contains(&guard)
     }
@@ -388,43 +237,6 @@ impl Model for Stream {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![Property::always(I10, |_, state: &State| !state.client.betrayed)]
-    }
-}
-
-impl Stream {
-    fn actions_of_the_gateway(&self, state: &State, fault: bool, actions: &mut Vec<Action>) {
-        let Some(follower) = &state.follower else {
-            if !state.client.done {
-                actions.push(Action::Connect);
-            }
-            return;
-        };
-        if fault {
-            actions.push(Action::Drop);
-        }
-        // Pulled by the connection: nothing is done while there is something to be sent.
-        if !state.wire.is_empty() {
-            actions.push(Action::Receive);
-        } else if !follower.ended {
-            if follower.behind {
-                actions.push(Action::ReadStore);
-            } else if !follower.subscribed {
-                actions.push(Action::Subscribe);
-            }
-            if follower.missed {
-                actions.push(Action::HearMissed);
-            } else if !follower.unheard.is_empty() {
-                actions.push(Action::Hear);
-            } else if !follower.behind
-                && !self.lacks(Mutant::NoLookInSilence)
-                && usize::from(follower.version) < state.log.len()
-            {
-                actions.push(Action::LookInSilence);
-            }
-        }
-        if fault && !follower.unheard.is_empty() {
-            actions.extend([Action::LoseFrame, Action::CutFeed]);
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Writers take a transaction number and sequence numbers in any order, and commit in any other; projectors read pages
 //! and apply them. Stands for `src/store/adapter.rs` (`log`), `projections/src/{projector,lane,log,checkpoint}.rs`.
 
+mod reader;
+
 use std::cmp::Reverse;
 
 use stateright::{Model, Property};
@@ -11,9 +13,6 @@ use crate::explore::Protocol;
 
 pub const I11: &str = "I11: the rows are a fold of the log up to the checkpoint, each event once";
 pub const PROGRESS: &str = "I11: every committed event reaches the rows";
-
-/// Events in a page.
-const PAGE: usize = 2;
 
 /// A guard taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,86 +106,6 @@ pub enum Action {
 impl Projection {
     fn lacks(&self, guard: Mutant) -> bool {
         self.mutants.contains(&guard)
-    }
-
-    /// Is the place after the checkpoint?
-    fn after(&self, place: Position, checkpoint: Position) -> bool {
-        self.key(place) > self.key(checkpoint)
-    }
-
-    fn key(&self, place: Position) -> (u8, u8) {
-        let bare = self.lacks(Mutant::BareSequence) || self.lacks(Mutant::SequenceBelowTheMark);
-        if bare { (place.seq, 0) } else { (place.txid, place.seq) }
-    }
-
-    /// A statement of a reader: one snapshot.
-    fn log(&self, state: &State, after: Position) -> Vec<Position> {
-        let open = state
-            .writers
-            .iter()
-            .filter(|writer| writer.ended.is_none())
-            .filter_map(|writer| writer.txid);
-        let unmarked = self.lacks(Mutant::BareSequence) || self.lacks(Mutant::TupleWithoutTheMark);
-        let mark = if unmarked {
-            u8::MAX
-        } else {
-            open.min().unwrap_or(state.next_txid)
-        };
-        let mut found: Vec<_> = state.committed().collect();
-        found.retain(|place| self.after(*place, after) && place.txid < mark);
-        found.sort_unstable_by_key(|place| self.key(*place));
-        found.truncate(PAGE);
-        found
-    }
-
-    fn apply(&self, state: &mut State, at: usize, heard: bool) {
-        let State {
-            projectors,
-            checkpoint,
-            rows,
-            ..
-        } = state;
-        let projector = &mut projectors[at];
-        let Some(end) = projector.page.last().copied() else {
-            return;
-        };
-        if *checkpoint != projector.position && !projector.half && !self.lacks(Mutant::CheckpointNotCompared) {
-            // Overtaken: on from where the other is.
-            *projector = Projector {
-                position: *checkpoint,
-                ..Projector::default()
-            };
-            return;
-        }
-        let (first, second) = if self.lacks(Mutant::CheckpointAfterTheRows) {
-            (!projector.half, projector.half)
-        } else if self.lacks(Mutant::CheckpointBeforeTheRows) {
-            (projector.half, !projector.half)
-        } else {
-            (true, true)
-        };
-        if first {
-            rows.extend(&projector.page);
-        }
-        if second {
-            *checkpoint = end;
-        }
-        projector.half = first != second && !projector.half;
-        if projector.half {
-            return;
-        }
-        let ahead = std::mem::take(&mut projector.ahead);
-        *projector = match heard {
-            true => Projector {
-                position: end,
-                page: ahead,
-                ..Projector::default()
-            },
-            false => Projector {
-                position: projector.position,
-                ..Projector::default()
-            },
-        };
     }
 }
 
