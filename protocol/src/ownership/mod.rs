@@ -263,7 +263,7 @@ impl Protocol for Ownership {
             ..
         } = self;
         let cancels = if *cancels { ", cancels" } else { "" };
-        format!("{workers} workers, {runs} runs, {attempts_max} tries of the call, {faults} faults{cancels}")
+        format!("workers: {workers}, runs: {runs}, tries of the call: {attempts_max}, faults: {faults}{cancels}")
     }
 
     fn is_settled(&self, state: &State) -> bool {

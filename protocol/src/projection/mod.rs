@@ -240,7 +240,7 @@ impl Protocol for Projection {
             faults,
             ..
         } = self;
-        format!("transactions of {writes:?} events, {projectors} projectors, {faults} faults")
+        format!("events of each transaction: {writes:?}, projectors: {projectors}, faults: {faults}")
     }
 
     fn is_settled(&self, state: &State) -> bool {

@@ -256,7 +256,7 @@ impl Protocol for Stream {
             faults,
             ..
         } = self;
-        format!("{attempts} tries of the call, {pieces} pieces each, {inputs} inputs, {faults} faults")
+        format!("tries of the call: {attempts}, pieces of each: {pieces}, inputs: {inputs}, faults: {faults}")
     }
 
     fn is_settled(&self, state: &State) -> bool {
