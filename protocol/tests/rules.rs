@@ -19,6 +19,7 @@ fn request() -> Command {
             version: "f00d".into(),
         },
         model: "m".into(),
+        fallbacks: vec![],
         server_tools: vec![],
         client_tools: vec![],
         limits: Limits {
@@ -106,6 +107,7 @@ fn orders(run: &Run, view: View, rules: Rules) -> Vec<(Command, Option<Vec<Fact>
             class,
             message,
             retry_at,
+            excused: false,
         };
         orders.push((failure, rules.failure(view, attempt)));
     }

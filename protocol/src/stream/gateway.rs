@@ -50,6 +50,7 @@ impl Stream {
             Action::HearMissed => (follower.missed, follower.behind, follower.resend) = (false, true, true),
             Action::LookInSilence => follower.behind = true,
             Action::LoseFrame => drop(follower.unheard.remove(0)),
+            Action::LoseMessage => follower.unheard.clear(),
             Action::CutFeed => {
                 follower.unheard.clear();
                 follower.missed = true;
@@ -103,7 +104,7 @@ impl Stream {
             }
         }
         if fault && !follower.unheard.is_empty() {
-            actions.extend([Action::LoseFrame, Action::CutFeed]);
+            actions.extend([Action::LoseFrame, Action::LoseMessage, Action::CutFeed]);
         }
     }
 }

@@ -128,6 +128,9 @@ pub enum Action {
     Receive,
     Drop,
     LoseFrame,
+    /// All that is unheard, without a word: frames travel several to a message.
+    LoseMessage,
+    /// The same, and it is announced.
     CutFeed,
 }
 
@@ -266,5 +269,5 @@ impl Protocol for Stream {
 
 fn costs(action: Action) -> bool {
     use Action::*;
-    matches!(action, Fail(_) | TakeOver | Drop | LoseFrame | CutFeed)
+    matches!(action, Fail(_) | TakeOver | Drop | LoseFrame | LoseMessage | CutFeed)
 }
