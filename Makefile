@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help dev services test lint simulate bench real-model clean-services
+.PHONY: help dev services test protocol simulate lint bench real-model clean-services
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -19,6 +19,9 @@ test: ## all tests, with a real Postgres and NATS
 	@tests/services.sh start
 	@echo 'test: building and running every test of the workspace'
 	@eval "$$(tests/services.sh env)" && cargo test --workspace
+
+protocol: ## explore the models of the protocol and their mutants, print what was found
+	cargo run -q -p steadfast-protocol
 
 lint: ## formatting, clippy, and the dependency rules where cargo-deny is installed
 	cargo fmt --all --check

@@ -97,6 +97,8 @@ impl Reader {
                     return Err(hole(loaded, loaded.head.version));
                 }
                 loaded.head.version = loaded.head.version.max(loaded.run.version);
+                // Nor may an older head hide a claim that is among the events: its worker would go on as if it held the run.
+                loaded.head.epoch = loaded.head.epoch.max(loaded.run.epoch);
                 loaded.head.hash = loaded.hash;
                 return Ok(());
             }

@@ -68,6 +68,7 @@ conformance! {
     loading::a_snapshot_that_does_not_fit_is_ignored,
     loading::a_hole_in_the_log_is_corruption_wherever_it_is,
     loading::a_loaded_run_catches_up_with_other_writers,
+    loading::a_claim_that_the_head_does_not_show_yet_is_seen_in_the_events,
     loading::an_unknown_run_is_none,
     log::a_reader_sees_every_event_once_and_in_order_while_sixteen_write,
     log::pages_of_one_event_are_as_good_as_one_page,

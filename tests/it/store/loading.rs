@@ -1,5 +1,7 @@
 //! From the log to a run: snapshots, holes, catching up.
 
+use std::time::Duration;
+
 use steadfast::{
     run::{Command, Event, Run, RunId, ToolResult, state::STATE_VERSION},
     store::{Error, Loaded, SNAPSHOT_EVERY, Store},
@@ -171,4 +173,18 @@ pub async fn an_unknown_run_is_none(bed: &Bed) {
     assert!(reader.head(nobody).await.expect("answered").is_none());
     assert!(reader.events(nobody, 0, 9).await.expect("answered").is_empty());
     assert_eq!(reader.log_end().await.expect("answered"), Default::default());
+}
+
+/// A refresh reads the head, then the events. What is claimed in between is in the events alone.
+pub async fn a_claim_that_the_head_does_not_show_yet_is_seen_in_the_events(bed: &Bed) {
+    let store = &bed.store;
+    let mut late = accepted(store).await;
+    go(store, &mut late, |l| claim(l, "late", Duration::ZERO)).await;
+    let mut heir = late.clone();
+    go(store, &mut heir, |l| claim(l, "heir", MINUTE)).await;
+    let head = "update runs set epoch = $2, version = $3 where run_id = $1";
+    let args = [heir.head.run_id.0.into(), late.head.epoch.into(), late.head.version.into()];
+    assert_eq!(store.db.execute(head, &args).await.expect("the head of before"), 1);
+    store.reader.refresh(&mut late).await.expect("refreshed");
+    assert_eq!((late.run.epoch, late.head.epoch), (2, 2));
 }
