@@ -28,6 +28,8 @@ const APPEND_PATIENCE: Duration = Duration::from_secs(120);
 const CONFLICTS_MAX: u32 = 32;
 /// A pause up to this is sat out; for a longer one the run is let go of until it is due.
 pub(crate) const PAUSE_HELD_MAX: Duration = Duration::from_secs(2);
+/// After an execution broke down, before the run is tried again.
+const BREAKDOWN_PAUSE: Duration = Duration::from_secs(1);
 /// A signal may be lost: the log is looked at this often while waiting for something.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -232,6 +234,7 @@ impl Execution {
     /// Waits until something happens to the run from outside, and folds it in.
     pub(crate) async fn interrupt(&mut self) -> Interrupt {
         let deadline = self.loaded.run.request.as_ref().map(|request| request.deadline);
+        let deadline = deadline.into_iter().chain(self.loaded.run.step_deadline).min();
         let left = deadline.map_or(Duration::MAX, |at| (at - clock::now()).to_std().unwrap_or_default());
         let left = left.min(Duration::from_secs(86_400));
         let changed = tokio::select! {
@@ -385,11 +388,17 @@ fn lease_after(run: &Run) -> LeaseChange {
     let until = |at: steadfast::run::Time| Some((at - clock::now()).to_std().unwrap_or_default());
     match next(run) {
         Next::Ended(_) => LeaseChange::Release { due_in: None },
-        // Nobody may ever answer: the run's deadline ends it.
-        Next::Wait(WaitingOn::ToolOutputs { .. }) => LeaseChange::Release {
-            due_in: run.request.as_ref().and_then(|request| until(request.deadline)),
-        },
         Next::Wait(WaitingOn::Timer { until: at }) => LeaseChange::Release { due_in: until(at) },
+        // Nobody may ever answer: the run's deadline ends it.
+        Next::Wait(WaitingOn::ToolOutputs { .. } | WaitingOn::Approval { .. } | WaitingOn::Budget { .. }) => {
+            LeaseChange::Release {
+                due_in: run.request.as_ref().and_then(|request| until(request.deadline)),
+            }
+        }
+        // Given up after a breakdown: the next try waits a moment.
+        Next::Claim => LeaseChange::Release {
+            due_in: Some(BREAKDOWN_PAUSE),
+        },
         Next::RetryModelCallAt(at) if until(at) > Some(PAUSE_HELD_MAX) => LeaseChange::Release { due_in: until(at) },
         _ => LeaseChange::Keep,
     }

@@ -13,7 +13,7 @@ use steadfast::{
     queue::{Advance, CommandQueue, LocalQueue},
     run::{
         Command, Event, Message, Run, RunId, SessionId, Status, TenantId, ToolOutput, ToolSpec, WaitingOn,
-        command::Request, decide,
+        agent::Terms, command::Request, decide,
     },
     store::{Accept, Append, GENESIS, Lease, Loaded, Outcome, Store},
 };
@@ -103,6 +103,7 @@ impl House {
             server_tools: agent.tools.clone(),
             client_tools: tools,
             limits: agent.limits,
+            terms: Terms::default(),
             session_id,
             continues_session: session.is_some(),
             input: vec![Message::user(input)],
