@@ -6,10 +6,12 @@
 //! another worker has the run: this one stops, and nothing of its is written.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use steadfast::{
     feed::{Frame, Signal},
     metrics,
@@ -20,7 +22,7 @@ use steadfast::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, context, lease::Lease, model::admission::Ticket, record, worker::Shared};
+use crate::{clock, context, lease::Lease, model::admission::Ticket, record, tools::said, worker::Shared};
 
 /// How long an append keeps trying while the database is away. A reply was paid for: it is worth waiting for.
 const APPEND_PATIENCE: Duration = Duration::from_secs(120);
@@ -111,15 +113,43 @@ impl Execution {
             signals_closed: false,
             claim: None,
         };
-        let outcome = match execution.claim().await {
-            // From here on the store knows who works on the run: the command has served.
-            Ok(()) => {
-                claimed.await;
-                execution.go().await
+        let working = AssertUnwindSafe(execution.claim_and_go(claimed)).catch_unwind().await;
+        match working {
+            Ok(outcome) => outcome.err().unwrap_or(Done::Settled),
+            Err(panic) => {
+                let panic = said(&*panic).to_owned();
+                execution.break_down(&panic).await
             }
-            Err(done) => Err(done),
+        }
+    }
+
+    async fn claim_and_go(&mut self, claimed: impl Future<Output = ()>) -> Result<(), Done> {
+        self.claim().await?;
+        // From here on the store knows who works on the run: the command has served.
+        claimed.await;
+        self.go().await
+    }
+
+    /// A panic ends the execution of this run and nothing else. The run says so and is tried again; one that does it
+    /// every time is poison. What was said stays in the worker's log: nobody vouches for what a panic prints.
+    async fn break_down(&mut self, panic: &str) -> Done {
+        let run_id = self.loaded.head.run_id;
+        tracing::error!(run.id = %run_id, panic, "the execution of a run panicked");
+        let Some(claim) = self.claim else {
+            return Done::Stuck("its execution panicked before it was claimed".into());
         };
-        outcome.err().unwrap_or(Done::Settled)
+        // What is in memory may be half changed: the log is not.
+        match self.shared.reader.load(run_id).await {
+            Ok(Some(loaded)) if loaded.head.epoch == claim => self.loaded = loaded,
+            Ok(_) => return Done::Lost,
+            Err(error) => return error.into(),
+        }
+        let interrupt = Command::Interrupt {
+            now: clock::now(),
+            worker: self.shared.options.id.clone(),
+            reason: "its execution panicked; the worker's log says how".into(),
+        };
+        self.commit(interrupt).await.err().unwrap_or(Done::Settled)
     }
 
     async fn claim(&mut self) -> Result<(), Done> {

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use steadfast::{
-    run::{Event, Next, Run, RunId, SessionId, Status, Usage, agent::hex, next},
+    run::{
+        ApprovalId, BudgetLimit, Event, Next, Run, RunId, SessionId, Status, Usage, agent::hex,
+        event::Subject as Decided, next,
+    },
     store::{GENESIS, Hash, StoredEvent, chain},
 };
 
@@ -42,6 +45,8 @@ pub struct RunCheck {
     ended_at: Option<u64>,
     open_call: Option<(u32, u32)>,
     started_tools: BTreeSet<String>,
+    /// Steps whose reply was used.
+    answered: BTreeSet<u32>,
     tenant: Option<String>,
 }
 
@@ -56,6 +61,7 @@ impl RunCheck {
             ended_at: None,
             open_call: None,
             started_tools: BTreeSet::new(),
+            answered: BTreeSet::new(),
             tenant: None,
         }
     }
@@ -117,17 +123,8 @@ impl RunCheck {
         }
         self.judge_claim(event, findings);
         self.judge_call(event, findings);
-        if let Event::ToolCallStarted(e) = event
-            && !self.started_tools.insert(e.tool_call_id.clone())
-        {
-            findings.violation(
-                "I9",
-                at,
-                format!("tool call {}", e.tool_call_id),
-                "started once",
-                "started again",
-            );
-        }
+        self.judge_tool(event, findings);
+        self.judge_budget(event, findings);
         self.run = std::mem::take(&mut self.run).evolve(event);
     }
 
@@ -155,6 +152,84 @@ impl RunCheck {
         }
     }
 
+    /// A tool that must not run twice starts once, and again only after a person said so.
+    fn judge_tool(&mut self, event: &Event, findings: &mut Findings) {
+        let at = Subject::event(self.run_id, self.version);
+        match event {
+            Event::ToolCallStarted(e) if !self.started_tools.insert(e.tool_call_id.clone()) => {
+                let what = format!("tool call {}", e.tool_call_id);
+                findings.violation(
+                    "I9",
+                    at,
+                    what,
+                    "started once for each decision of a person",
+                    "started again",
+                );
+            }
+            Event::ApprovalGranted(e) => {
+                if let Some(id) = &e.subject.tool_call_id {
+                    self.started_tools.remove(id);
+                }
+                self.judge_decision(&e.subject, e.approval_id, findings);
+            }
+            Event::ApprovalDenied(e) => self.judge_decision(&e.subject, e.approval_id, findings),
+            _ => {}
+        }
+    }
+
+    /// A decision answers a question that was open, about the very arguments that were asked about.
+    fn judge_decision(&self, subject: &Decided, id: ApprovalId, findings: &mut Findings) {
+        let at = Subject::event(self.run_id, self.version);
+        let asked = self.run.open_approvals().find(|approval| approval.id == id);
+        let Some(asked) = asked else {
+            findings.violation(
+                "I9",
+                at,
+                format!("the question {id}"),
+                "open",
+                "never asked, or decided before",
+            );
+            return;
+        };
+        let shown = |hash: Option<&str>| hash.unwrap_or("none").to_owned();
+        findings.same(
+            "I9",
+            at,
+            "the arguments that were decided on",
+            shown(asked.question.arguments_sha256()),
+            shown(subject.arguments_sha256.as_deref()),
+        );
+    }
+
+    /// No call is made that the run's budget does not hold.
+    fn judge_budget(&self, event: &Event, findings: &mut Findings) {
+        let Event::ModelCallRequested(e) = event else {
+            return;
+        };
+        let at = Subject::event(self.run_id, self.version);
+        let (spent, reserved, budget) = (self.run.usage, e.reserved(), self.run.budget);
+        let uses = [
+            (BudgetLimit::Tokens, spent.tokens().saturating_add(reserved.tokens())),
+            (
+                BudgetLimit::Usd,
+                spent.cost_microusd.saturating_add(reserved.cost_microusd),
+            ),
+            (BudgetLimit::Steps, e.step.into()),
+        ];
+        for (limit, used) in uses {
+            if let Some(budget) = budget.get(limit).filter(|budget| used > *budget) {
+                let what = format!("what is spent and reserved of the budget of {}", limit.shown(budget));
+                findings.violation(
+                    "I8",
+                    at,
+                    what,
+                    format!("at most {}", limit.shown(budget)),
+                    limit.shown(used),
+                );
+            }
+        }
+    }
+
     /// Every call is recorded before it is made and settled after, one at a time.
     fn judge_call(&mut self, event: &Event, findings: &mut Findings) {
         let at = Subject::event(self.run_id, self.version);
@@ -166,7 +241,13 @@ impl RunCheck {
                 }
                 return;
             }
-            Event::ModelReplied(e) => (e.step, e.attempt),
+            Event::ModelReplied(e) => {
+                if !self.answered.insert(e.step) {
+                    let what = format!("the replies used of step {}", e.step);
+                    findings.violation("I7", at, what, "one", "another");
+                }
+                (e.step, e.attempt)
+            }
             Event::ModelCallFailed(e) => (e.step, e.attempt),
             Event::ModelCallOrphaned(e) => (e.step, e.attempt),
             _ => return,
