@@ -365,3 +365,7 @@ fn stuck(run: &Run) -> Option<String> {
     };
     (!fits).then(|| format!("{next:?}"))
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;
