@@ -1,7 +1,7 @@
 //! Logs no build of ours would write: each broken promise about money and people is found and named.
 
 use steadfast::run::{
-    AgentRef, Amounts, Limits, Message, Question, Terms, Time, ToolCall, Usage,
+    AgentRef, Amounts, ApprovalId, Limits, Message, Question, Terms, Time, ToolCall, Usage,
     budget::Budget,
     event::{
         ApprovalGranted, ApprovalRequested, Executor, ModelCallRequested, ModelReplied, RunRequested, RunStarted,
