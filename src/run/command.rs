@@ -89,7 +89,7 @@ pub struct Request {
     pub server_tools: Vec<AgentTool>,
     pub client_tools: Vec<ToolSpec>,
     pub limits: Limits,
-    pub terms: Terms,
+    pub terms: Box<Terms>,
     pub session_id: SessionId,
     pub continues_session: bool,
     pub input: Vec<Message>,

@@ -133,7 +133,7 @@ pub struct RunRequested {
     pub client_tools: Vec<ToolSpec>,
     pub limits: Limits,
     #[serde(default)]
-    pub terms: Terms,
+    pub terms: Box<Terms>,
     pub deadline: Time,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub metadata: Value,

@@ -58,7 +58,7 @@ fn request() -> Request {
             parameters: serde_json::json!({"type": "object"}),
         }],
         limits: LIMITS,
-        terms: Terms::default(),
+        terms: Box::default(),
         session_id: SessionId(uuid::Uuid::from_u128(7)),
         continues_session: false,
         input: vec![Message::user("What is the weather?")],

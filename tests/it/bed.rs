@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use chrono::SubsecRound;
 use steadfast::{
     run::{
-        AgentRef, Command, Event, Limits, Message, ModelReply, Run, RunId, SessionId, TenantId, Terms, Time, ToolCall,
+        AgentRef, Command, Event, Limits, Message, ModelReply, Run, RunId, SessionId, TenantId, Time, ToolCall,
         agent::AgentTool, command::Request, decide,
     },
     store::{Accept, Append, Appended, GENESIS, Lease, Loaded, Outcome, Store},
@@ -105,7 +105,7 @@ pub fn request(session_id: SessionId, text: &str) -> Request {
             steps_max: 1000,
             ..Limits::default()
         },
-        terms: Terms::default(),
+        terms: Box::default(),
         session_id,
         continues_session: false,
         input: vec![Message::user(text)],

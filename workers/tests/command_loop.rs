@@ -18,7 +18,7 @@ use steadfast::{
     queue::{Advance, CommandQueue, LocalQueue},
     run::{
         Command, Event, Message, Run, RunId, SessionId, Status, TenantId, ToolOutput, ToolSpec, WaitingOn,
-        agent::Terms, command::Request, decide,
+        command::Request, decide,
     },
     store::{Accept, Append, GENESIS, Lease, Loaded, Outcome, Store},
 };
@@ -122,7 +122,7 @@ impl House {
             server_tools: agent.tools.clone(),
             client_tools: Vec::new(),
             limits: agent.limits,
-            terms: Terms::default(),
+            terms: Box::default(),
             session_id,
             continues_session: session.is_some(),
             input: vec![Message::user(input)],

@@ -9,7 +9,7 @@ use steadfast::{
     health::Health,
     read::ReadModels,
     run::{
-        AgentRef, Command, Limits, Message, ModelReply, RunId, SessionId, TenantId, Terms, Time, ToolCall, ToolResult,
+        AgentRef, Command, Limits, Message, ModelReply, RunId, SessionId, TenantId, Time, ToolCall, ToolResult,
         ToolSpec, Usage, agent::AgentTool, command::Request, decide,
     },
     store::{Accept, Append, GENESIS, Lease, Outcome, Position, Store},
@@ -91,7 +91,7 @@ impl Bed {
                 parameters: serde_json::json!({}),
             }],
             limits: Limits::default(),
-            terms: Terms::default(),
+            terms: Box::default(),
             session_id,
             continues_session: session.is_some(),
             input: vec![

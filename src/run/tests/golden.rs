@@ -102,7 +102,12 @@ fn stories() -> Vec<(&'static str, Vec<Command>)> {
         decision,
         by: "ada".into(),
     };
-    let on_terms = |terms| Command::Request(Request { terms, ..request() });
+    let on_terms = |terms| {
+        Command::Request(Request {
+            terms: Box::new(terms),
+            ..request()
+        })
+    };
     let priced = Terms {
         policies: Policies {
             orphaned_call: OrphanedCall::Ask,

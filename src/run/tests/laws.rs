@@ -185,7 +185,7 @@ fn command_for(run: &Run, now: Time, what: Try) -> Command {
         } => {
             let mut request = request();
             request.now = now;
-            request.terms = terms;
+            request.terms = Box::new(terms);
             if endless {
                 request.limits.run_seconds_max = u64::MAX;
             }

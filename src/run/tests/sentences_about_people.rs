@@ -14,7 +14,13 @@ fn with(story: impl IntoIterator<Item = Command>, more: impl IntoIterator<Item =
 }
 
 fn running(terms: Terms) -> Vec<Command> {
-    vec![Command::Request(Request { terms, ..request() }), advance(1, 1)]
+    vec![
+        Command::Request(Request {
+            terms: Box::new(terms),
+            ..request()
+        }),
+        advance(1, 1),
+    ]
 }
 
 fn policies(orphaned_call: OrphanedCall, cut_off_tool: CutOffTool) -> Terms {
@@ -299,7 +305,7 @@ fn a_call_the_budget_does_not_hold_is_not_made_and_the_run_waits() {
 #[test]
 fn a_budget_may_fail_the_run_instead() {
     let story = [Command::Request(Request {
-        terms: budget(tokens(100), OnBreach::Fail),
+        terms: Box::new(budget(tokens(100), OnBreach::Fail)),
         ..request()
     })];
     let message = "the run's budget of 100 tokens does not hold the next model call: 0 tokens spent, and it needs 111 \

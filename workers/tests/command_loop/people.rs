@@ -59,8 +59,7 @@ impl House {
 
     async fn open_approval(&self, run_id: RunId) -> ApprovalId {
         let loaded = self.load(run_id).await;
-        let id = loaded.run.open_approvals().next().expect("a question").id;
-        id
+        loaded.run.open_approvals().next().expect("a question").id
     }
 
     async fn resolve(&self, run_id: RunId, decision: Decision) {
