@@ -5,6 +5,7 @@
 
 mod fields;
 mod file;
+mod terms;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::{
 use crate::run::{Agent, agent::AgentTool};
 
 pub use fields::Problem;
+pub use terms::BUDGET_MAX;
 
 /// The agent that exists without any file, and the file that teaches every key.
 const ASSISTANT: &str = include_str!("../agents/assistant.toml");

@@ -10,6 +10,8 @@ use prometheus::{
     core::Collector,
 };
 
+use crate::run::BudgetLimit;
+
 fn register<C: Collector + Clone + 'static>(metric: Result<C, prometheus::Error>) -> C {
     let metric = metric.expect("metric names and labels are constants of this file");
     // Fails only for a name registered before; the tests below register each once.
@@ -105,6 +107,9 @@ family! {
         slots: IntGauge = gauge("steadfast_worker_slots", "Runs this worker may execute at the same time.");
         claims: IntCounterVec = counters("steadfast_claims_total", "Tries to claim a run.", &["outcome"]);
         takeovers: IntCounter = counter("steadfast_takeovers_total", "Claims of a run another worker had started.");
+        interrupted: IntCounter = counter("steadfast_runs_interrupted_total", "Executions of a run that panicked.");
+        approvals: IntCounterVec = counters("steadfast_approvals_requested_total", "Questions put to people, by what about.", &["about"]);
+        budget_exceeded: IntCounterVec = counters("steadfast_budget_exceeded_total", "Times a run had to wait for a larger budget.", &["limit"]);
         fenced: IntCounter = counter("steadfast_fenced_appends_total", "Appends refused because the run had a newer claim.");
         redriven: IntCounter = counter("steadfast_redriven_total", "Commands published by the redriver.");
     }
@@ -124,6 +129,9 @@ family! {
             Opts::new("steadfast_llm_cost_usd_total", "Money spent, where the agent names a price."), &["agent", "model"]));
         errors: IntCounterVec = counters("steadfast_llm_errors_total", "Model calls that failed, by cause.", &["model", "error_type"]);
         orphaned: IntCounter = counter("steadfast_llm_orphaned_calls_total", "Model calls whose outcome a crash took.");
+        orphaned_tokens: IntCounter = counter("steadfast_llm_orphaned_tokens_total", "Tokens charged for them: what they had reserved.");
+        orphaned_cost: prometheus::Counter = register(prometheus::Counter::new(
+            "steadfast_llm_orphaned_cost_usd_total", "Money charged for them, where the agent names a price."));
         retries: IntCounterVec = counters("steadfast_step_retries_total", "Model calls tried again, by cause.", &["error_type"]);
     }
 }
@@ -212,6 +220,12 @@ pub fn init() {
     for reason in PARK_REASONS {
         providers().parked.with_label_values(&[reason]);
         providers().waits.with_label_values(&[reason]);
+    }
+    for about in ["cut_off_tool", "orphaned_call"] {
+        runs().approvals.with_label_values(&[about]);
+    }
+    for limit in BudgetLimit::ALL {
+        runs().budget_exceeded.with_label_values(&[limit.as_str()]);
     }
     for reason in ["connections", "streams", "rate"] {
         http().rejected.with_label_values(&[reason]);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use client::{Bench, Eval, Run, Runs, Server};
+pub use client::{Amounts, Bench, Eval, Run, Runs, Server};
 pub use database::{Check, Database, Doctor, Keys, Projections};
 
 use crate::config::LogFormat;

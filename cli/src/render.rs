@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     client::follow::{Frame, Update},
+    commands::people::{self, question},
     error::Failure,
     output::{self, clean, excerpt, note},
 };
@@ -131,6 +132,29 @@ fn shown(kind: &str, frame: &Value) -> Shown {
             let (run, session) = (text(&frame["run_id"]), text(&data["session_id"]));
             note(format!("{run} of agent {} in {session}", text(&data["agent"]["name"])))
         }
+        "run.interrupted" => note(format!("the worker let go of the run: {}", text(&data["reason"]))),
+        "approval.requested" => {
+            let run = text(&frame["run_id"]);
+            let asked = question(data);
+            note(format!(
+                "? {asked}\n  steadfast runs approve {run}, or: steadfast runs deny {run}"
+            ))
+        }
+        "approval.granted" => note(format!("{} said yes", text(&data["by"]))),
+        "approval.denied" => note(format!("{} said no", text(&data["by"]))),
+        "budget.exceeded" => {
+            let (limit, run) = (text(&data["limit"]), text(&frame["run_id"]));
+            let (spent, budget, needed) = (&data["spent"], &data["budget"], &data["needed"]);
+            note(format!(
+                "? the budget of {limit} is short: {spent} spent of {budget}, {needed} needed\n  \
+                 steadfast runs budget {run} --{limit} …"
+            ))
+        }
+        "budget.raised" => note(format!(
+            "{} raised the budget to {}",
+            text(&data["by"]),
+            people::shown(data)
+        )),
         "run.resumed" => note("another worker goes on with the run".into()),
         "tool_call.requested" => {
             let call = format!("{}({})", text(&data["name"]), text(&data["arguments"]));
@@ -161,7 +185,7 @@ fn shown(kind: &str, frame: &Value) -> Shown {
             text(&data["reason"]),
             text(&data["until"])
         )),
-        "model_call.orphaned" => note("a model call was lost with its worker; it is charged and made again".into()),
+        "model_call.orphaned" => note("a model call was lost with its worker; it is charged as reserved".into()),
         "cancel.requested" => note("someone asked the run to stop".into()),
         "run.completed" => Shown {
             ends_line: true,

@@ -5,7 +5,10 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use steadfast::{
     read::{Listed, MessageRow, RunRow, SessionRow},
-    run::{Message, Run, RunId, SessionId, Status, Time, Usage, WaitingOn, event::RunError, state::Outcome},
+    run::{
+        Amounts, Budget, Message, Run, RunId, SessionId, Status, Time, Usage, WaitingOn, event::RunError,
+        state::Outcome,
+    },
     store::{Loaded, Session},
 };
 
@@ -42,6 +45,8 @@ pub struct RunView<'a> {
     usage: Usage,
     error: Option<&'a RunError>,
     waiting_on: Option<WaitingOn>,
+    /// As it is now, raises included.
+    budget: Option<Budget>,
     cancel_requested: bool,
 }
 
@@ -54,6 +59,10 @@ impl<'a> RunView<'a> {
             &*NO_METADATA
         } else {
             &request.metadata
+        };
+        let budget = Budget {
+            amounts: run.budget,
+            ..request.terms.budget
         };
         let (output, error) = match &run.outcome {
             Some(Outcome::Completed { output }) => (Some(output.as_str()), None),
@@ -76,6 +85,7 @@ impl<'a> RunView<'a> {
             usage: run.usage,
             error,
             waiting_on: run.waiting_on(),
+            budget: Some(budget).filter(|budget| budget.amounts != Amounts::default()),
             cancel_requested: run.cancel.is_some(),
         })
     }

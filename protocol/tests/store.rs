@@ -120,6 +120,8 @@ async fn accepted(store: &Store, number: u128) -> RunId {
     };
     let append = append(run_id, &tried);
     let requested = event::RunRequested {
+        fallbacks: Vec::new(),
+        terms: Default::default(),
         agent: AgentRef {
             name: "a".into(),
             version: "f00d".into(),

@@ -7,10 +7,13 @@ use std::{
 
 use toml::{Spanned, de::DeTable};
 
-use super::fields::{At, Checker, Problem, remedy};
+use super::{
+    fields::{At, Checker, Problem, remedy},
+    terms,
+};
 use crate::run::{
-    Agent, Limits,
-    agent::{AgentTool, DEFAULT_PROVIDER, Price},
+    Agent, Budget, Limits,
+    agent::{AgentTool, DEFAULT_PROVIDER, Policies},
 };
 
 const NAME_CHARS_MAX: usize = 64;
@@ -19,7 +22,6 @@ const INSTRUCTIONS_BYTES_MAX: usize = 256 * 1024;
 const FALLBACKS_MAX: usize = 8;
 const TOOLS_MAX: usize = 128;
 const TEMPERATURE_MAX: f64 = 2.0;
-const PRICE_USD_PER_MILLION_MAX: f64 = 1_000_000.0;
 
 const KEYS: &[&str] = &[
     "name",
@@ -30,8 +32,9 @@ const KEYS: &[&str] = &[
     "limits",
     "price",
     "temperature",
+    "policies",
+    "budget",
 ];
-const PRICE_KEYS: &[&str] = &["input_usd_per_million", "output_usd_per_million"];
 
 /// An agent, and where its file says its name: line and column, from 1.
 #[derive(Debug)]
@@ -72,7 +75,10 @@ pub(super) fn read(
     let limits = check
         .table(at, "limits")
         .map_or_else(Limits::default, |at| limits(&mut check, at));
-    let price = check.table(at, "price").and_then(|at| price(&mut check, at));
+    let price = check.table(at, "price").and_then(|at| terms::price(&mut check, at));
+    let priced = at.table.contains_key("price");
+    let policies = (check.table(at, "policies")).map_or_else(Policies::default, |at| terms::policies(&mut check, at));
+    let budget = (check.table(at, "budget")).map_or_else(Budget::default, |at| terms::budget(&mut check, at, priced));
     let temperature = check.number(at, "temperature", 0.0..=TEMPERATURE_MAX);
     if !check.problems.is_empty() {
         return Err(check.problems);
@@ -89,6 +95,8 @@ pub(super) fn read(
             limits,
             price,
             temperature,
+            policies,
+            budget,
         },
         line,
         column,
@@ -247,7 +255,7 @@ fn limits(check: &mut Checker<'_>, at: At<'_, '_>) -> Limits {
         ("history_turns_max", &mut limits.history_turns_max, 0, 1_000),
         ("history_chars_max", &mut limits.history_chars_max, 0, 10_000_000),
     ];
-    let mut known = vec!["run_seconds_max"];
+    let mut known = Vec::new();
     for (key, limit, min, max) in counts {
         known.push(key);
         if let Some(Ok(given)) = check.integer(at, key, min..=max).map(u32::try_from) {
@@ -255,26 +263,18 @@ fn limits(check: &mut Checker<'_>, at: At<'_, '_>) -> Limits {
         }
     }
     const RUN_SECONDS_MAX: u64 = 90 * 24 * 3600;
-    if let Some(given) = check.integer(at, "run_seconds_max", 1..=RUN_SECONDS_MAX) {
-        limits.run_seconds_max = given;
+    const TOOL_SECONDS_MAX: u64 = 24 * 3600;
+    let seconds: [(&str, &mut u64, u64); 3] = [
+        ("run_seconds_max", &mut limits.run_seconds_max, RUN_SECONDS_MAX),
+        ("step_seconds_max", &mut limits.step_seconds_max, RUN_SECONDS_MAX),
+        ("tool_seconds_max", &mut limits.tool_seconds_max, TOOL_SECONDS_MAX),
+    ];
+    for (key, limit, max) in seconds {
+        known.push(key);
+        if let Some(given) = check.integer(at, key, 1..=max) {
+            *limit = given;
+        }
     }
     check.unknown_keys(at, &known);
     limits
-}
-
-fn price(check: &mut Checker<'_>, at: At<'_, '_>) -> Option<Price> {
-    check.unknown_keys(at, PRICE_KEYS);
-    let mut dollars = |key: &'static str| {
-        if !at.table.contains_key(key) {
-            let message = "is missing; a price names both what input and what output tokens cost";
-            let span = at.table.keys().next().map_or(0..0, Spanned::span);
-            check.report(span, at.field(key), message);
-        }
-        check.number(at, key, 0.0..=PRICE_USD_PER_MILLION_MAX)
-    };
-    let (input, output) = (dollars("input_usd_per_million"), dollars("output_usd_per_million"));
-    Some(Price {
-        input_usd_per_million: input?,
-        output_usd_per_million: output?,
-    })
 }

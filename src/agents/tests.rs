@@ -7,7 +7,11 @@ use std::{
 };
 
 use super::{AGENT_FILE_BYTES_MAX, Agents, AgentsError};
-use crate::run::Limits;
+use crate::run::{
+    Amounts, Limits,
+    agent::{CutOffTool, OrphanedCall},
+    budget::OnBreach,
+};
 
 /// A directory of agent files that goes away with the test.
 struct Dir(PathBuf);
@@ -314,4 +318,37 @@ fn what_cannot_be_read_is_refused_and_named() {
     fs::write(dir.0.join("b.toml"), vec![b'#'; AGENT_FILE_BYTES_MAX as usize + 1]).expect("an agent file");
     let error = Agents::load(Some(&dir.0), &tools(), &providers()).expect_err("neither is an agent file");
     assert_eq!(error.problems.len(), 2, "{error}");
+}
+
+#[test]
+fn policies_and_a_budget_are_read_and_what_is_left_out_has_a_default() {
+    let text = "instructions = 'x'\n[policies]\norphaned_call = 'ask'\n[budget]\ntokens = 5000\nusd = 0.25\non_breach = 'fail'\n\
+                [price]\ninput_usd_per_million = 1\noutput_usd_per_million = 2\n[limits]\nstep_seconds_max = 60\n";
+    let agents = load("terms", &[("a.toml", text)]).expect("the file is right");
+    let agent = agents.get("a").expect("named by its file");
+    assert_eq!(agent.policies.orphaned_call, OrphanedCall::Ask);
+    assert_eq!(agent.policies.cut_off_tool, CutOffTool::Ask);
+    let amounts = Amounts {
+        tokens: Some(5000),
+        usd: Some(250_000),
+        ..Amounts::default()
+    };
+    assert_eq!(
+        (agent.budget.amounts, agent.budget.on_breach),
+        (amounts, OnBreach::Fail)
+    );
+    assert_eq!((agent.limits.step_seconds_max, agent.limits.tool_seconds_max), (60, 60));
+}
+
+#[test]
+fn wrong_policies_and_budgets_are_met_with_the_words_and_the_remedy() {
+    let word = complaint("policy", "instructions = 'x'\n[policies]\norphaned_call = 'retyr'\n");
+    assert!(word.starts_with("3:17: policies.orphaned_call: \"retyr\""), "{word}");
+    assert!(word.contains("did you mean \"retry\"?"), "{word}");
+    let money = complaint("money", "instructions = 'x'\n[budget]\nusd = 1\n");
+    assert!(money.contains("budget.usd: needs a [price]"), "{money}");
+    let key = complaint("budget-key", "instructions = 'x'\n[budget]\ntoken = 1\n");
+    assert!(key.contains("did you mean \"tokens\"?"), "{key}");
+    let none = complaint("budget-zero", "instructions = 'x'\n[budget]\nsteps = 0\n");
+    assert!(none.contains("budget.steps") && none.contains("out of range"), "{none}");
 }

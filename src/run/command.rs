@@ -1,6 +1,9 @@
 //! Orders to a run, and the reasons to refuse them.
 
-use super::{AgentRef, Limits, Message, RunId, SessionId, Status, Time, ToolCall, ToolSpec, Usage, agent::AgentTool};
+use super::{
+    AgentRef, Amounts, ApprovalId, BudgetLimit, Decision, Limits, Message, RunId, SessionId, Status, Terms, Time,
+    ToolCall, ToolSpec, Usage, agent::AgentTool,
+};
 
 /// An order. Whatever is not a function of the run's past comes in here: time, ids, the outside world's answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,10 +43,25 @@ pub enum Command {
     RecordToolResults { now: Time, results: Vec<ToolResult> },
     /// The gateway: the client posts what its tools returned.
     SubmitToolOutputs { now: Time, outputs: Vec<ToolOutput> },
+    /// The gateway: a person decides what an approval asked.
+    ResolveApproval {
+        now: Time,
+        approval_id: ApprovalId,
+        /// What the person had before their eyes, where they say it.
+        arguments_sha256: Option<String>,
+        decision: Decision,
+        by: String,
+    },
+    /// The gateway: a person raises the run's budget to these amounts.
+    RaiseBudget { now: Time, to: Amounts, by: String },
     /// The gateway: someone wants the run to stop.
     Cancel { now: Time, reason: Option<String> },
     /// The worker: it has let go of what it was doing, the run may end as cancelled.
     ConfirmCancel { now: Time },
+    /// The worker: the time of the step or the run is over.
+    TimeOut { now: Time },
+    /// The worker: its execution of the run broke down; it lets go of the run.
+    Interrupt { now: Time, worker: String, reason: String },
     /// The worker: the run cannot go on for a reason outside its own rules.
     Fail { now: Time, code: String, message: String },
 }
@@ -71,6 +89,7 @@ pub struct Request {
     pub server_tools: Vec<AgentTool>,
     pub client_tools: Vec<ToolSpec>,
     pub limits: Limits,
+    pub terms: Box<Terms>,
     pub session_id: SessionId,
     pub continues_session: bool,
     pub input: Vec<Message>,
@@ -83,6 +102,8 @@ pub struct Request {
 pub struct Context {
     pub turns: Vec<RunId>,
     pub digest: String,
+    /// How long their messages are.
+    pub bytes: u64,
 }
 
 /// What came back from a model.
@@ -145,4 +166,18 @@ pub enum Refusal {
     NoOutputs,
     #[error("no cancel was requested")]
     NoCancelRequested,
+    #[error("this run has asked for no approval {0}")]
+    UnknownApproval(ApprovalId),
+    #[error("approval {0} was resolved before, with another decision")]
+    DecisionDiffers(ApprovalId),
+    #[error("approval {0} is about a call with other arguments; look at it again before you decide")]
+    OtherArguments(ApprovalId),
+    #[error("approval {0} is about a model call: allow it or deny it, an output can be given for a tool call only")]
+    NothingToEdit(ApprovalId),
+    #[error("the new budget names no amount; give steps, tokens, usd or seconds")]
+    NoAmounts,
+    #[error("this run has no budget of {}; there is nothing to raise", .0.as_str())]
+    NoSuchBudget(BudgetLimit),
+    #[error("the budget is {} already; it can only be raised", .limit.shown(*.now))]
+    BudgetLowered { limit: BudgetLimit, now: u64 },
 }

@@ -3,13 +3,17 @@
 //! Intent events ride behind the facts that cause them (a reply and the tool calls it asks for, a tool result and the
 //! next model call), so one append moves the run one whole turn.
 
+mod approvals;
+mod calls;
+
 use super::{
-    Command, Event, Message, Refusal, Run, Time, ToolCall, ToolOutput, ToolResult, WaitingOn,
+    Command, Event, Message, Question, Refusal, Run, Time, ToolCall, ToolOutput, ToolResult, WaitingOn,
+    agent::CutOffTool,
     command::{Context, ModelReply, Request, Route},
     event::{
-        CancelRequested, ContextAssembled, Executor, ModelCallFailed, ModelCallOrphaned, ModelCallParked,
-        ModelCallRequested, ModelReplied, RunCancelled, RunCompleted, RunError, RunFailed, RunRequested, RunResumed,
-        RunStarted, ToolCallFailed, ToolCallRequested, ToolCallStarted, ToolCallSucceeded,
+        CancelRequested, ContextAssembled, Executor, ModelCallFailed, ModelReplied, RunCancelled, RunCompleted,
+        RunError, RunFailed, RunInterrupted, RunRequested, RunResumed, RunStarted, ToolCallFailed, ToolCallRequested,
+        ToolCallStarted, ToolCallSucceeded,
     },
     state::{Call, OpenTool, ToolState},
 };
@@ -42,18 +46,27 @@ fn carry_out(run: &Run, command: Command, route: Option<Route>) -> Result<(Vec<E
         route,
         events: Vec::new(),
     };
-    // A post that was carried out before is answered the same way even after the end.
-    if let Command::SubmitToolOutputs { outputs, .. } = command {
-        plan.client_outputs(outputs)?;
-        return Ok((plan.events, plan.run));
-    }
-    if run.outcome.is_some() {
+    // What was carried out before is answered the same way even after the end.
+    let may_be_a_repeat = matches!(
+        command,
+        Command::SubmitToolOutputs { .. } | Command::ResolveApproval { .. }
+    );
+    if run.outcome.is_some() && !may_be_a_repeat {
         return Err(Refusal::AlreadyEnded(run.status()));
     }
     match command {
-        Command::Request(_) | Command::SubmitToolOutputs { .. } => unreachable!("handled above"),
+        Command::Request(_) => return Err(Refusal::AlreadyRequested),
         // Of two routes the one nearest to the order counts.
         Command::Routed(route, command) => return carry_out(run, *command, Some(route)),
+        Command::SubmitToolOutputs { outputs, .. } => plan.client_outputs(outputs)?,
+        Command::ResolveApproval {
+            approval_id,
+            arguments_sha256,
+            decision,
+            by,
+            ..
+        } => plan.resolve(approval_id, arguments_sha256.as_deref(), decision, by)?,
+        Command::RaiseBudget { to, by, .. } => plan.raise_budget(&to, by)?,
         Command::Advance {
             now,
             worker,
@@ -86,7 +99,7 @@ fn carry_out(run: &Run, command: Command, route: Option<Route>) -> Result<(Vec<E
             plan.model_failure(now, failed)?;
         }
         Command::RetryModelCall { now } => {
-            let Call::Backoff { attempt, .. } = run.call else {
+            let (Call::Backoff { attempt, .. }, true) = (&run.call, run.claimed) else {
                 return Err(Refusal::NothingToDo(run.status()));
             };
             match run.cancel.clone() {
@@ -102,6 +115,26 @@ fn carry_out(run: &Run, command: Command, route: Option<Route>) -> Result<(Vec<E
             };
             plan.orphan_open_call();
             plan.push(RunCancelled { reason });
+        }
+        Command::TimeOut { now } => {
+            plan.orphan_open_call();
+            // Clocks may jump: whoever says so had the nearer of the two in mind.
+            if !plan.fail_if_overdue(now) {
+                match run.step_deadline.filter(|at| *at < plan.request.deadline) {
+                    Some(_) => plan.fail_at_step_deadline(run.step),
+                    None => plan.fail_at_deadline(),
+                }
+            }
+        }
+        Command::Interrupt { worker, reason, .. } => {
+            if !run.claimed {
+                return Err(Refusal::NothingToDo(run.status()));
+            }
+            plan.orphan_open_call();
+            match run.cancel.clone() {
+                Some(reason) => plan.push(RunCancelled { reason }),
+                None => plan.push(RunInterrupted { worker, reason }),
+            }
         }
         Command::Fail { code, message, .. } => {
             plan.orphan_open_call();
@@ -126,10 +159,7 @@ fn accept(run: &Run, request: Request) -> Result<Event, Refusal> {
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(Refusal::DuplicateTool(twice[0].into()));
     }
-    let seconds = i64::try_from(request.limits.run_seconds_max)
-        .unwrap_or(i64::MAX)
-        .min(10 * 365 * 86_400);
-    let deadline = request.now + chrono::TimeDelta::seconds(seconds);
+    let deadline = request.now + request.limits.run_time();
     Ok(RunRequested {
         agent: request.agent,
         model: request.model,
@@ -140,6 +170,7 @@ fn accept(run: &Run, request: Request) -> Result<Event, Refusal> {
         server_tools: request.server_tools,
         client_tools: request.client_tools,
         limits: request.limits,
+        terms: request.terms,
         deadline,
         metadata: request.metadata,
         idempotency_key: request.idempotency_key,
@@ -173,8 +204,8 @@ impl Plan<'_> {
 
     fn advance(&mut self, now: Time, worker: String, epoch: u64, context: Option<Context>) -> Result<(), Refusal> {
         let overdue = now >= self.request.deadline;
-        let idle = matches!(self.run.waiting_on(), Some(WaitingOn::ToolOutputs { .. }));
-        if idle && !overdue {
+        let for_people = (self.run.waiting_on()).is_some_and(|on| !matches!(on, WaitingOn::Timer { .. }));
+        if for_people && !overdue {
             return Err(Refusal::NothingToDo(self.run.status()));
         }
         if let Call::Backoff { retry_at, .. } = self.run.call
@@ -184,6 +215,7 @@ impl Plan<'_> {
         {
             return Err(Refusal::NothingToDo(self.run.status()));
         }
+        let lost = self.how_it_was_lost();
         if self.run.epoch == 0 {
             self.push(RunStarted { worker, epoch });
         } else {
@@ -199,37 +231,72 @@ impl Plan<'_> {
             self.orphan_open_call();
             self.fail(
                 "poison",
-                format!("{claims_max} workers in a row claimed the run and none brought it a step forward"),
+                format!(
+                    "{claims_max} workers in a row claimed the run and none brought it a step forward \
+                     (limits.claims_max); the last {lost}"
+                ),
             );
+            return Ok(());
+        }
+        if overdue {
+            self.orphan_open_call();
+            self.fail_at_deadline();
             return Ok(());
         }
         if let (None, Some(context)) = (&self.run.turns, context) {
             self.push(ContextAssembled {
                 turns: context.turns,
                 digest: context.digest,
+                bytes: context.bytes,
             });
         }
-        let orphan = self.orphan_open_call();
-        if let Call::Backoff { attempt, .. } = self.run.call {
-            self.call_model(now, self.run.step, attempt + 1);
-            return Ok(());
+        self.orphan_open_call();
+        match self.run.call {
+            Call::Backoff { attempt, .. } => self.call_model(now, self.run.step, attempt + 1),
+            Call::Wanted { step, attempt } => self.call_model(now, step, attempt),
+            Call::Orphaned { attempt } => self.after_orphan(now, attempt),
+            Call::Idle | Call::Open { .. } | Call::Unaffordable { .. } => {
+                self.settle_cut_off_tools()?;
+                self.go_on(now);
+            }
         }
-        if let Some(attempt) = orphan {
-            self.call_model(now, self.run.step, attempt + 1);
-            return Ok(());
-        }
-        // A tool that must not run twice and may have run: the model is told, and decides.
-        let cut_off: Vec<String> = (self.run.open_tools.iter())
-            .filter(|tool| tool.state == ToolState::Started && tool.executor == Executor::Server)
-            .map(|tool| tool.call.id.clone())
-            .collect();
-        for id in cut_off {
-            let error = "the call was cut off by a crash after it had started; it may or may not have taken effect, \
-                         and it was not repeated";
-            self.end_tool(id, Err(error.into()), 0)?;
-        }
-        self.go_on(now);
         Ok(())
+    }
+
+    /// Tools that must not run twice and may have run.
+    fn settle_cut_off_tools(&mut self) -> Result<(), Refusal> {
+        let cut_off: Vec<ToolCall> = (self.run.open_tools.iter())
+            .filter(|tool| tool.state == ToolState::Started && tool.executor == Executor::Server)
+            .map(|tool| tool.call.clone())
+            .collect();
+        for call in cut_off {
+            match self.request.terms.policies.cut_off_tool {
+                CutOffTool::Ask => self.ask(Question::about_tool(&call)),
+                CutOffTool::Report => self.end_tool(call.id, Err(approvals::CUT_OFF.into()), 0)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What the last claim was doing when it ended, for whoever looks for the cause.
+    fn how_it_was_lost(&self) -> String {
+        let doing = match self.run.call {
+            Call::Open { .. } | Call::Orphaned { .. } => format!("during the model call of step {}", self.run.step),
+            _ => {
+                let tools: Vec<&str> = (self.run.open_tools.iter())
+                    .filter(|tool| tool.executor == Executor::Server)
+                    .map(|tool| tool.call.name.as_str())
+                    .collect();
+                match tools.as_slice() {
+                    [] => "before it began".into(),
+                    names => format!("while it ran {}", names.join(", ")),
+                }
+            }
+        };
+        match &self.run.interrupted {
+            Some(reason) => format!("broke down {doing}: {reason}"),
+            None => format!("was lost {doing}: it was killed, aborted, or out of memory"),
+        }
     }
 
     fn reply(&mut self, now: Time, step: u32, attempt: u32, reply: ModelReply) -> Result<(), Refusal> {
@@ -362,17 +429,29 @@ impl Plan<'_> {
     fn model_failure(&mut self, now: Time, mut failed: ModelCallFailed) -> Result<(), Refusal> {
         let (step, attempt, excused) = (failed.step, failed.attempt, failed.excused);
         self.expect_open_call(step, attempt)?;
-        let (attempts_max, deadline) = (self.request.limits.model_attempts_max, self.request.deadline);
+        let (limits, deadline) = (self.request.limits, self.request.deadline);
         let counted = attempt.saturating_sub(self.run.excused_attempts);
         failed.retry_at = match failed.retry_at {
             // A provider that is away may be back before the deadline, whatever is thought of it now.
             Some(at) if excused => Some(at.min(deadline)),
-            at => at.filter(|at| counted < attempts_max && *at < deadline),
+            at => at.filter(|at| counted < limits.model_attempts_max && *at < deadline),
         };
+        let too_late = |at: &Time| !excused && self.run.step_deadline.is_some_and(|end| *at >= end);
+        let step_is_over = failed.retry_at.as_ref().is_some_and(too_late);
+        failed.retry_at = failed.retry_at.filter(|_| !step_is_over);
         let (class, message, retry_at) = (failed.class.clone(), failed.message.clone(), failed.retry_at);
         self.push(failed);
         if let Some(reason) = self.run.cancel.clone() {
             self.push(RunCancelled { reason });
+        } else if step_is_over {
+            let seconds = limits.step_seconds_max;
+            self.fail(
+                "step_deadline",
+                format!(
+                    "step {step} cannot end within {seconds} s (limits.step_seconds_max); its last model call failed: \
+                     {message}"
+                ),
+            );
         } else if retry_at.is_none() {
             let tries = if attempt == 1 {
                 "1 attempt".into()
@@ -383,8 +462,8 @@ impl Plan<'_> {
                 &format!("model_{class}"),
                 format!("the model call of step {step} failed after {tries}: {message}"),
             );
-        } else if now >= self.request.deadline {
-            self.fail("deadline", "the run's time is over");
+        } else {
+            self.fail_if_overdue(now);
         }
         Ok(())
     }
@@ -442,79 +521,26 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// Once no tool is open, the model is asked again.
+    /// Once no tool is open, the model is asked again: by whoever holds the run, or else by its next worker.
     fn go_on(&mut self, now: Time) {
+        if !self.run.claimed {
+            return;
+        }
         if self.run.open_tools.is_empty() && self.run.call == Call::Idle {
             self.call_model(now, self.run.step + 1, 1);
-        } else if now >= self.request.deadline {
-            self.fail("deadline", "the run's time is over");
+        } else if !self.fail_if_overdue(now) {
+            self.start_granted_tools();
         }
     }
 
-    fn call_model(&mut self, now: Time, step: u32, attempt: u32) {
-        let limits = self.request.limits;
-        if now >= self.request.deadline {
-            let message = format!(
-                "the run did not end within {} s (limits.run_seconds_max)",
-                limits.run_seconds_max
-            );
-            self.fail("deadline", message);
-        } else if step > limits.steps_max {
-            let message = format!(
-                "the run took {} steps without an answer (limits.steps_max)",
-                limits.steps_max
-            );
-            self.fail("step_limit", message);
-        } else if attempt.saturating_sub(self.run.excused_attempts) > limits.model_attempts_max {
-            let message = format!(
-                "the model call of step {step} was tried {} times (limits.model_attempts_max)",
-                attempt - 1
-            );
-            self.fail("model_attempts", message);
-        } else {
-            let (provider, model) = match self.route.take() {
-                Some(Route::Park { until, reason }) => {
-                    let until = until.min(self.request.deadline);
-                    let reason = reason.into();
-                    self.push(ModelCallParked {
-                        step,
-                        attempt,
-                        reason,
-                        until,
-                    });
-                    return;
-                }
-                Some(Route::To { provider, model }) => (Some(provider), model),
-                None => (None, self.request.model.clone()),
-            };
-            self.push(ModelCallRequested {
-                step,
-                attempt,
-                model,
-                provider,
-                reserved_output_tokens: limits.output_tokens_max,
-            });
-        }
-    }
-
-    fn orphan_open_call(&mut self) -> Option<u32> {
-        let Call::Open { attempt } = self.run.call else {
-            return None;
-        };
-        let charged_output_tokens = self.request.limits.output_tokens_max;
-        self.push(ModelCallOrphaned {
-            step: self.run.step,
-            attempt,
-            charged_output_tokens,
-        });
-        Some(attempt)
-    }
-
-    fn expect_open_call(&self, step: u32, attempt: u32) -> Result<(), Refusal> {
-        if self.run.step == step && self.run.call == (Call::Open { attempt }) {
-            Ok(())
-        } else {
-            Err(Refusal::NoSuchModelCall { step, attempt })
+    /// What a person allowed to run again is recorded as started before it is, like the first time.
+    fn start_granted_tools(&mut self) {
+        let granted: Vec<String> = (self.run.open_tools.iter())
+            .filter(|tool| tool.state == ToolState::Granted)
+            .map(|tool| tool.call.id.clone())
+            .collect();
+        for tool_call_id in granted {
+            self.push(ToolCallStarted { tool_call_id });
         }
     }
 }

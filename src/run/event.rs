@@ -6,7 +6,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AgentRef, Limits, Message, RunId, SessionId, Time, ToolCall, ToolSpec, Usage, agent::AgentTool};
+use super::{
+    AgentRef, Amounts, ApprovalId, Limits, Message, Question, RunId, SessionId, Shortage, Terms, Time, ToolCall,
+    ToolSpec, Usage, agent::AgentTool,
+};
 
 /// The log contradicts itself or speaks a language this build does not know. Never guessed past.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,8 @@ events! {
     RunStarted = "run.started", schema 1;
     /// A worker claimed a run that had been started before. Causes `running`.
     RunResumed = "run.resumed", schema 1;
+    /// A worker's execution of the run broke down and it let go. Causes `queued`.
+    RunInterrupted = "run.interrupted", schema 1;
     /// Which earlier turns of the session the model is shown: by reference, so the state at any event can be rebuilt.
     ContextAssembled = "context.assembled", schema 1;
     /// A model call is about to be made. Recorded before the bytes leave, so no paid call is ever unknown.
@@ -79,6 +84,16 @@ events! {
     ToolCallSucceeded = "tool_call.succeeded", schema 1;
     /// The tool failed; the model is told, and goes on.
     ToolCallFailed = "tool_call.failed", schema 1;
+    /// A person must decide. Causes `waiting` once nothing else is left to do.
+    ApprovalRequested = "approval.requested", schema 1;
+    /// A person said yes (or gave the output: then `tool_call.succeeded` follows).
+    ApprovalGranted = "approval.granted", schema 1;
+    /// A person said no.
+    ApprovalDenied = "approval.denied", schema 1;
+    /// The next model call does not fit the budget. Causes `waiting`.
+    BudgetExceeded = "budget.exceeded", schema 1;
+    /// A person raised the budget.
+    BudgetRaised = "budget.raised", schema 1;
     /// Someone asked for the run to stop; the worker at work obeys at once.
     CancelRequested = "cancel.requested", schema 1;
     /// Terminal.
@@ -117,6 +132,8 @@ pub struct RunRequested {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub client_tools: Vec<ToolSpec>,
     pub limits: Limits,
+    #[serde(default)]
+    pub terms: Box<Terms>,
     pub deadline: Time,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub metadata: Value,
@@ -143,6 +160,15 @@ pub struct ContextAssembled {
     pub turns: Vec<RunId>,
     /// SHA-256 of the messages they became, in hex.
     pub digest: String,
+    /// How long those are.
+    #[serde(default)]
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunInterrupted {
+    pub worker: String,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -155,8 +181,25 @@ pub struct ModelCallRequested {
     /// Whose model it is, where the worker said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
-    /// What the call may cost at the most; charged if its outcome is lost.
+    /// What the call may cost; charged if its outcome is lost. Output is a wall, input an estimate.
     pub reserved_output_tokens: u32,
+    #[serde(default)]
+    pub reserved_input_tokens: u64,
+    #[serde(default)]
+    pub reserved_cost_microusd: u64,
+    /// By when the step must have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_deadline: Option<Time>,
+}
+
+impl ModelCallRequested {
+    pub fn reserved(&self) -> Usage {
+        Usage {
+            input_tokens: self.reserved_input_tokens,
+            output_tokens: self.reserved_output_tokens.into(),
+            cost_microusd: self.reserved_cost_microusd,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -210,6 +253,20 @@ pub struct ModelCallOrphaned {
     pub step: u32,
     pub attempt: u32,
     pub charged_output_tokens: u32,
+    #[serde(default)]
+    pub charged_input_tokens: u64,
+    #[serde(default)]
+    pub charged_cost_microusd: u64,
+}
+
+impl ModelCallOrphaned {
+    pub fn charged(&self) -> Usage {
+        Usage {
+            input_tokens: self.charged_input_tokens,
+            output_tokens: self.charged_output_tokens.into(),
+            cost_microusd: self.charged_cost_microusd,
+        }
+    }
 }
 
 /// Who runs a tool.
@@ -252,6 +309,62 @@ pub struct ToolCallFailed {
     /// What the model is told.
     pub error: String,
     pub duration_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApprovalRequested {
+    /// The version of this event.
+    pub approval_id: ApprovalId,
+    #[serde(flatten)]
+    pub question: Question,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApprovalGranted {
+    pub approval_id: ApprovalId,
+    pub by: String,
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// Given instead of running the tool again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApprovalDenied {
+    pub approval_id: ApprovalId,
+    pub by: String,
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// In the person's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The tool call that was decided on, exactly. Neither, for a model call.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Subject {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments_sha256: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BudgetExceeded {
+    /// The model call that waits.
+    pub step: u32,
+    pub attempt: u32,
+    #[serde(flatten)]
+    pub shortage: Shortage,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BudgetRaised {
+    pub by: String,
+    /// The new amounts of what was raised.
+    #[serde(flatten)]
+    pub to: Amounts,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -78,6 +78,40 @@ macro_rules! uuid_id {
 uuid_id!(RunId, "run_", "Names a run.");
 uuid_id!(SessionId, "ses_", "Names a session (a conversation).");
 
+/// Names an approval within its run: the version of the event that asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ApprovalId(pub u64);
+
+impl fmt::Display for ApprovalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "apr_{}", self.0)
+    }
+}
+
+impl FromStr for ApprovalId {
+    type Err = BadId;
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let digits = text.strip_prefix("apr_");
+        let plain = digits.filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0'));
+        let number = plain.and_then(|digits| digits.parse().ok());
+        number
+            .map(Self)
+            .ok_or_else(|| BadId::new(text, "an approval of this run, such as apr_7"))
+    }
+}
+
+impl Serialize for ApprovalId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_display(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ApprovalId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_str(deserializer)
+    }
+}
+
 /// Names a tenant: 1 to 63 of `a-z 0-9 _ -`, so it can stand in a queue subject and in a metric label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantId(String);
@@ -146,6 +180,13 @@ mod tests {
             "run_{x}",
         ] {
             assert!(bad.parse::<RunId>().is_err(), "{bad:?} was read as a run id");
+        }
+        assert_eq!("apr_17".parse(), Ok(ApprovalId(17)));
+        for bad in ["apr_", "apr_017", "apr_+7", "17", "apr_99999999999999999999"] {
+            assert!(
+                bad.parse::<ApprovalId>().is_err(),
+                "{bad:?} was read as an approval's id"
+            );
         }
         assert!("Acme".parse::<TenantId>().is_err() && "a.b".parse::<TenantId>().is_err());
     }

@@ -8,10 +8,12 @@
 //! * [`next`](next::next): what must be done now, as data? Only the worker acts on it, so a replay acts on nothing.
 //!
 //! ```text
-//! queued -> running <-> waiting (tool outputs | timer) -> completed | failed | cancelled
+//! queued -> running <-> waiting (tool outputs | approval | budget | timer) -> completed | failed | cancelled
 //! ```
 
 pub mod agent;
+pub mod approval;
+pub mod budget;
 pub mod command;
 pub mod decide;
 pub mod event;
@@ -24,11 +26,13 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
-pub use agent::{Agent, AgentRef, Limits};
+pub use agent::{Agent, AgentRef, Limits, Terms};
+pub use approval::{Approval, Decision, Question};
+pub use budget::{Amounts, Budget, BudgetLimit, Shortage};
 pub use command::{Command, ModelReply, Refusal, ToolOutput, ToolResult};
 pub use decide::{decide, transition};
 pub use event::{Corrupt, Event};
-pub use ids::{BadId, RunId, SessionId, TenantId};
+pub use ids::{ApprovalId, BadId, RunId, SessionId, TenantId};
 pub use message::{Message, ToolCall, ToolSpec, Usage};
 pub use next::{Next, next};
 pub use state::{Run, Status, WaitingOn};

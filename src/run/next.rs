@@ -3,7 +3,7 @@
 use super::{
     Run, Status, Time,
     event::Executor,
-    state::{Call, OpenTool, WaitingOn},
+    state::{Call, OpenTool, ToolState, WaitingOn},
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +43,7 @@ pub fn next(run: &Run) -> Next {
             run.open_tools
                 .iter()
                 .filter(|tool| tool.executor == Executor::Server)
+                .filter(|tool| matches!(tool.state, ToolState::Requested | ToolState::Started))
                 .cloned()
                 .collect(),
         ),

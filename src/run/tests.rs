@@ -6,13 +6,14 @@ mod laws;
 mod parking;
 mod sentences;
 mod sentences_about_ends;
+mod sentences_about_people;
 
 use cqrs_es::test::{AggregateTestExecutor, TestFramework};
 
 use super::{
     AgentRef, Command, Event, Limits, Message, ModelReply, RunId, SessionId, Time, ToolCall, ToolOutput, ToolResult,
     ToolSpec, Usage,
-    agent::AgentTool,
+    agent::{AgentTool, Terms},
     command::{Context, Request, Route},
     decide,
     event::*,
@@ -22,6 +23,8 @@ use super::{
 const LIMITS: Limits = Limits {
     steps_max: 3,
     run_seconds_max: 600,
+    step_seconds_max: 600,
+    tool_seconds_max: 30,
     output_tokens_max: 100,
     model_attempts_max: 3,
     claims_max: 3,
@@ -55,6 +58,7 @@ fn request() -> Request {
             parameters: serde_json::json!({"type": "object"}),
         }],
         limits: LIMITS,
+        terms: Box::default(),
         session_id: SessionId(uuid::Uuid::from_u128(7)),
         continues_session: false,
         input: vec![Message::user("What is the weather?")],
@@ -205,13 +209,30 @@ fn then_names(executor: AggregateTestExecutor<Run>, command: Command) -> Vec<&'s
         .collect()
 }
 
-fn model_call(step: u32, attempt: u32) -> Event {
+/// A try of the first step, which began in the first second.
+fn first_call(attempt: u32) -> Event {
+    model_call(1, attempt, 1, FIRST_INPUT)
+}
+
+/// What the question of [`request`] is estimated at: 20 bytes.
+const FIRST_INPUT: u64 = 20_u64.div_ceil(3) + 4;
+
+/// What the second step is estimated at: what the first one counted, and the tools' messages since.
+fn input_after(contents: &[&str]) -> u64 {
+    let bytes: usize = contents.iter().map(|content| content.len()).sum();
+    spent().tokens() + (bytes as u64).div_ceil(3) + 4 * contents.len() as u64
+}
+
+fn model_call(step: u32, attempt: u32, step_began: i64, reserved_input_tokens: u64) -> Event {
     ModelCallRequested {
         step,
         attempt,
         model: "scripted".into(),
         provider: None,
         reserved_output_tokens: LIMITS.output_tokens_max,
+        reserved_input_tokens,
+        reserved_cost_microusd: 0,
+        step_deadline: Some(at(step_began) + LIMITS.step_time()),
     }
     .into()
 }
@@ -221,6 +242,8 @@ fn orphaned(step: u32, attempt: u32) -> Event {
         step,
         attempt,
         charged_output_tokens: LIMITS.output_tokens_max,
+        charged_input_tokens: FIRST_INPUT,
+        charged_cost_microusd: 0,
     }
     .into()
 }
@@ -264,5 +287,6 @@ fn context(turn: u128) -> Context {
     Context {
         turns: vec![RunId(uuid::Uuid::from_u128(turn))],
         digest: "d1ge57".into(),
+        bytes: 30,
     }
 }

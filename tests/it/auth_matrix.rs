@@ -70,6 +70,19 @@ fn routes(run: &str, session: &str) -> Vec<Route> {
         get(format!("/v1/runs/{run}/wait?timeout_s=0"), "runs:read", true),
         post(format!("/v1/runs/{run}/cancel"), json!({}), "runs:write", true),
         post(format!("/v1/runs/{run}/tool_outputs"), output, "runs:write", true),
+        get(format!("/v1/runs/{run}/approvals"), "runs:read", true),
+        post(
+            format!("/v1/runs/{run}/approvals/apr_1/resolve"),
+            json!({"decision": "allow"}),
+            "approvals:write",
+            true,
+        ),
+        post(
+            format!("/v1/runs/{run}/budget"),
+            json!({"tokens": 1}),
+            "approvals:write",
+            true,
+        ),
         get(format!("/v1/runs/{run}/events"), "runs:read", true),
         get(format!("/v1/runs/{run}/events/stream"), "runs:read", true),
         post("/v1/sessions".into(), json!({"metadata": 7}), "sessions:write", false),
@@ -179,6 +192,7 @@ async fn matrix(stack: &Stack) {
     let scopes = [
         "runs:write",
         "runs:read",
+        "approvals:write",
         "sessions:write",
         "sessions:read",
         "usage:read",

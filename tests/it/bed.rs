@@ -105,6 +105,7 @@ pub fn request(session_id: SessionId, text: &str) -> Request {
             steps_max: 1000,
             ..Limits::default()
         },
+        terms: Box::default(),
         session_id,
         continues_session: false,
         input: vec![Message::user(text)],

@@ -16,6 +16,7 @@ mod auth_matrix;
 mod evals_and_dashboard;
 mod kill;
 mod path;
+mod poison;
 mod providers;
 mod stream;
 

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bad_places;
+mod budget;
 mod cancel;
 mod client_tools;
 mod commands;

@@ -77,7 +77,8 @@ impl Execution {
         let run = &self.loaded.run;
         let ripe = match run.call {
             Call::Backoff { retry_at, .. } => retry_at <= clock::now(),
-            Call::Idle | Call::Open { .. } => true,
+            Call::Unaffordable { .. } => false,
+            Call::Idle | Call::Open { .. } | Call::Orphaned { .. } | Call::Wanted { .. } => true,
         };
         ripe && run.open_tools.is_empty() && run.cancel.is_none()
     }
@@ -125,7 +126,10 @@ impl Execution {
     fn next_attempt(&self) -> u32 {
         match self.loaded.run.call {
             Call::Idle => 1,
-            Call::Open { attempt } | Call::Backoff { attempt, .. } => attempt.saturating_add(1),
+            Call::Wanted { attempt, .. } | Call::Unaffordable { attempt, .. } => attempt,
+            Call::Open { attempt } | Call::Backoff { attempt, .. } | Call::Orphaned { attempt } => {
+                attempt.saturating_add(1)
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use sha2::{Digest, Sha256};
-use steadfast::run::{Command, ModelReply, ToolCall, ToolResult, agent::hex, state::OpenTool};
+use steadfast::run::{Command, Limits, ModelReply, ToolCall, ToolResult, agent::hex, state::OpenTool};
 use tokio::time::Instant;
 
 use crate::{
@@ -88,10 +88,7 @@ impl Execution {
                 deltas.flush().await;
                 reply.deltas = deltas.lengths();
                 if let Some(price) = agent.price {
-                    // Dollars per million tokens are millionths of a dollar per token.
-                    let cost = reply.usage.input_tokens as f64 * price.input_usd_per_million
-                        + reply.usage.output_tokens as f64 * price.output_usd_per_million;
-                    reply.usage.cost_microusd = cost.round().max(0.0) as u64;
+                    reply.usage.cost_microusd = price.microusd(reply.usage.input_tokens, reply.usage.output_tokens);
                 }
                 self.commit(Command::RecordReply {
                     now: clock::now(),
@@ -127,6 +124,9 @@ impl Execution {
     pub(crate) async fn run_tools(&mut self, tools: Vec<OpenTool>) -> Result<(), Done> {
         let shared = self.shared.clone();
         let run_id = self.loaded.head.run_id;
+        let seconds_max = (self.loaded.run.request.as_ref())
+            .map_or_else(Limits::default, |request| request.limits)
+            .tool_seconds_max;
         let mut running: FuturesUnordered<_> = tools
             .into_iter()
             .map(|tool| {
@@ -139,7 +139,7 @@ impl Execution {
                         now: clock::now(),
                     };
                     let started = Instant::now();
-                    let outcome = shared.tools.call(&tool.call, &context).await;
+                    let outcome = shared.tools.call(&tool.call, &context, seconds_max).await;
                     let duration_ms = started.elapsed().as_millis() as u64;
                     ToolResult {
                         tool_call_id: tool.call.id,
@@ -181,19 +181,7 @@ impl Execution {
     }
 
     pub(crate) async fn out_of_time(&mut self) -> Result<(), Done> {
-        let seconds = self
-            .loaded
-            .run
-            .request
-            .as_ref()
-            .map_or(0, |request| request.limits.run_seconds_max);
-        let message = format!("the run did not end within {seconds} s (limits.run_seconds_max)");
-        self.commit(Command::Fail {
-            now: clock::now(),
-            code: "deadline".into(),
-            message,
-        })
-        .await
+        self.commit(Command::TimeOut { now: clock::now() }).await
     }
 }
 

@@ -79,8 +79,13 @@ pub async fn choose(reader: &Reader, loaded: &Loaded, request: &RunRequested) ->
     let (ids, messages): (Vec<RunId>, Vec<Vec<Message>>) = turns.into_iter().unzip();
     let messages = messages.concat();
     let digest = hex(&Sha256::digest(serde_json::to_string(&messages).unwrap_or_default()));
+    let bytes = messages.iter().map(|message| message.content().len() as u64).sum();
     Ok(Some(Chosen {
-        context: Context { turns: ids, digest },
+        context: Context {
+            turns: ids,
+            digest,
+            bytes,
+        },
         messages,
     }))
 }

@@ -5,8 +5,9 @@
 //! it is folded in and the same outcome decided again, so a paid reply is never thrown away. A changed epoch means
 //! another worker has the run: this one stops, and nothing of its is written.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use steadfast::{
     feed::{Frame, Signal},
     metrics,
@@ -17,7 +18,7 @@ use steadfast::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, context, lease::Lease, model::admission::Ticket, record, worker::Shared};
+use crate::{clock, context, lease::Lease, model::admission::Ticket, record, tools::said, worker::Shared};
 
 /// How long an append keeps trying while the database is away. A reply was paid for: it is worth waiting for.
 const APPEND_PATIENCE: Duration = Duration::from_secs(120);
@@ -25,6 +26,8 @@ const APPEND_PATIENCE: Duration = Duration::from_secs(120);
 const CONFLICTS_MAX: u32 = 32;
 /// A pause up to this is sat out; for a longer one the run is let go of until it is due.
 pub(crate) const PAUSE_HELD_MAX: Duration = Duration::from_secs(2);
+/// After an execution broke down, before the run is tried again.
+const BREAKDOWN_PAUSE: Duration = Duration::from_secs(1);
 /// A signal may be lost: the log is looked at this often while waiting for something.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -106,15 +109,43 @@ impl Execution {
             signals_closed: false,
             claim: None,
         };
-        let outcome = match execution.claim().await {
-            // From here on the store knows who works on the run: the command has served.
-            Ok(()) => {
-                claimed.await;
-                execution.go().await
+        let working = AssertUnwindSafe(execution.claim_and_go(claimed)).catch_unwind().await;
+        match working {
+            Ok(outcome) => outcome.err().unwrap_or(Done::Settled),
+            Err(panic) => {
+                let panic = said(&*panic).to_owned();
+                execution.break_down(&panic).await
             }
-            Err(done) => Err(done),
+        }
+    }
+
+    async fn claim_and_go(&mut self, claimed: impl Future<Output = ()>) -> Result<(), Done> {
+        self.claim().await?;
+        // From here on the store knows who works on the run: the command has served.
+        claimed.await;
+        self.go().await
+    }
+
+    /// A panic ends the execution of this run and nothing else. The run says so and is tried again; one that does it
+    /// every time is poison. What was said stays in the worker's log: nobody vouches for what a panic prints.
+    async fn break_down(&mut self, panic: &str) -> Done {
+        let run_id = self.loaded.head.run_id;
+        tracing::error!(run.id = %run_id, panic, "the execution of a run panicked");
+        let Some(claim) = self.claim else {
+            return Done::Stuck("its execution panicked before it was claimed".into());
         };
-        outcome.err().unwrap_or(Done::Settled)
+        // What is in memory may be half changed: the log is not.
+        match self.shared.reader.load(run_id).await {
+            Ok(Some(loaded)) if loaded.head.epoch == claim => self.loaded = loaded,
+            Ok(_) => return Done::Lost,
+            Err(error) => return error.into(),
+        }
+        let interrupt = Command::Interrupt {
+            now: clock::now(),
+            worker: self.shared.options.id.clone(),
+            reason: "its execution panicked; the worker's log says how".into(),
+        };
+        self.commit(interrupt).await.err().unwrap_or(Done::Settled)
     }
 
     async fn claim(&mut self) -> Result<(), Done> {
@@ -230,6 +261,7 @@ impl Execution {
     /// Waits until something happens to the run from outside, and folds it in.
     pub(crate) async fn interrupt(&mut self) -> Interrupt {
         let deadline = self.loaded.run.request.as_ref().map(|request| request.deadline);
+        let deadline = deadline.into_iter().chain(self.loaded.run.step_deadline).min();
         let left = deadline.map_or(Duration::MAX, |at| (at - clock::now()).to_std().unwrap_or_default());
         let left = left.min(Duration::from_secs(86_400));
         let changed = tokio::select! {
@@ -384,11 +416,17 @@ fn lease_after(run: &Run) -> LeaseChange {
     let until = |at: steadfast::run::Time| Some((at - clock::now()).to_std().unwrap_or_default());
     match next(run) {
         Next::Ended(_) => LeaseChange::Release { due_in: None },
-        // Nobody may ever answer: the run's deadline ends it.
-        Next::Wait(WaitingOn::ToolOutputs { .. }) => LeaseChange::Release {
-            due_in: run.request.as_ref().and_then(|request| until(request.deadline)),
-        },
         Next::Wait(WaitingOn::Timer { until: at }) => LeaseChange::Release { due_in: until(at) },
+        // Nobody may ever answer: the run's deadline ends it.
+        Next::Wait(WaitingOn::ToolOutputs { .. } | WaitingOn::Approval { .. } | WaitingOn::Budget { .. }) => {
+            LeaseChange::Release {
+                due_in: run.request.as_ref().and_then(|request| until(request.deadline)),
+            }
+        }
+        // Given up after a breakdown: the next try waits a moment.
+        Next::Claim => LeaseChange::Release {
+            due_in: Some(BREAKDOWN_PAUSE),
+        },
         Next::RetryModelCallAt(at) if until(at) > Some(PAUSE_HELD_MAX) => LeaseChange::Release { due_in: until(at) },
         _ => LeaseChange::Keep,
     }

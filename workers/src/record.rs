@@ -2,7 +2,7 @@
 
 use steadfast::{
     metrics,
-    run::{Event, Run, Time},
+    run::{Event, Run, Time, budget::dollars},
 };
 
 /// Counts the events of one append.
@@ -20,12 +20,25 @@ pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time
                 }
             }
             Event::RunResumed(_) => metrics::runs().takeovers.inc(),
-            Event::ModelCallOrphaned(_) => metrics::model().orphaned.inc(),
             Event::ModelCallParked(e) => {
                 metrics::providers()
                     .parked
                     .with_label_values(&[e.reason.as_str()])
                     .inc();
+            }
+            Event::RunInterrupted(_) => metrics::runs().interrupted.inc(),
+            Event::ModelCallOrphaned(e) => {
+                let (m, charged) = (metrics::model(), e.charged());
+                m.orphaned.inc();
+                m.orphaned_tokens.inc_by(charged.tokens());
+                m.orphaned_cost.inc_by(dollars(charged.cost_microusd));
+            }
+            Event::ApprovalRequested(e) => {
+                metrics::runs().approvals.with_label_values(&[e.question.about()]).inc();
+            }
+            Event::BudgetExceeded(e) => {
+                let limit = e.shortage.limit.as_str();
+                metrics::runs().budget_exceeded.with_label_values(&[limit]).inc();
             }
             Event::ModelCallFailed(e) => {
                 let model = run.request.as_ref().map_or("unknown", |request| request.model.as_str());
@@ -49,7 +62,7 @@ pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time
                 }
                 m.cost
                     .with_label_values(&[agent, model])
-                    .inc_by(e.usage.cost_microusd as f64 / 1e6);
+                    .inc_by(dollars(e.usage.cost_microusd));
             }
             Event::ToolCallSucceeded(e) => tool(run, &e.name, "succeeded", e.duration_ms),
             Event::ToolCallFailed(e) => tool(run, &e.name, "failed", e.duration_ms),

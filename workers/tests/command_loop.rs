@@ -4,6 +4,11 @@
     reason = "a test is an edge: it makes its own ids and times"
 )]
 
+#[path = "command_loop/people.rs"]
+mod people;
+#[path = "command_loop/walls.rs"]
+mod walls;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use steadfast::{
@@ -69,6 +74,15 @@ impl House {
     }
 
     fn worker(&self, id: &str, pace: Duration) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+        self.worker_with(id, pace, Toolbox::builtin(Default::default()))
+    }
+
+    fn worker_with(
+        &self,
+        id: &str,
+        pace: Duration,
+        tools: Toolbox,
+    ) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let models = Models::new(None, None)
             .expect("models")
             .with_scripted(Scripted::new(pace));
@@ -77,7 +91,7 @@ impl House {
             queue: self.queue.clone(),
             feed: self.feed.clone(),
             models: Arc::new(models),
-            tools: Arc::new(Toolbox::builtin(Default::default())),
+            tools: Arc::new(tools),
             health: Health::default(),
         };
         let options = WorkerOptions {
@@ -92,23 +106,30 @@ impl House {
     }
 
     async fn post(&self, input: &str, session: Option<SessionId>, tools: Vec<ToolSpec>) -> RunId {
+        self.post_with(input, session, |request| request.client_tools = tools)
+            .await
+    }
+
+    async fn post_with(&self, input: &str, session: Option<SessionId>, shape: impl FnOnce(&mut Request)) -> RunId {
         let agent = self.agents.get("assistant").expect("assistant");
         let session_id = session.unwrap_or(SessionId(Uuid::now_v7()));
         let now = chrono::Utc::now();
-        let request = Request {
+        let mut request = Request {
             now,
             agent: agent.reference(),
             model: agent.model.clone(),
             fallbacks: agent.fallbacks.clone(),
             server_tools: agent.tools.clone(),
-            client_tools: tools,
+            client_tools: Vec::new(),
             limits: agent.limits,
+            terms: Box::default(),
             session_id,
             continues_session: session.is_some(),
             input: vec![Message::user(input)],
             metadata: serde_json::Value::Null,
             idempotency_key: None,
         };
+        shape(&mut request);
         let events = decide(&Run::default(), Command::Request(request)).expect("accepted");
         let run_id = RunId(Uuid::now_v7());
         let append = Append {

@@ -38,6 +38,24 @@ pub struct Run {
     pub server: Server,
 }
 
+/// What a run may spend in all.
+#[derive(Args)]
+#[group(required = true, multiple = true)]
+pub struct Amounts {
+    /// Model calls that answered
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Input and output together
+    #[arg(long)]
+    pub tokens: Option<u64>,
+    /// US dollars
+    #[arg(long)]
+    pub usd: Option<f64>,
+    /// Since the request, waiting included
+    #[arg(long)]
+    pub seconds: Option<u64>,
+}
+
 #[derive(Subcommand)]
 pub enum Runs {
     /// The newest runs
@@ -76,6 +94,69 @@ pub enum Runs {
         #[arg(long, value_name = "CURSOR")]
         after: Option<String>,
         /// Print every frame of the stream as a line of JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// What a run asked people, and what they said
+    #[command(
+        after_help = "After a crash, a tool that must not run twice and had started may or may not have taken \
+        effect: the run asks.\nExample:\n  steadfast runs approvals run_…"
+    )]
+    Approvals {
+        id: String,
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Let a run do again what a crash cut off, or say what it came to
+    #[command(
+        after_help = "Look at the tool's own records first: it may have taken effect.\nExamples:\n  \
+        steadfast runs approve run_…                         # run the tool again\n  \
+        steadfast runs approve run_… --output '{\"receipt\": 7}'  # it had run; this is what it came to\n\n\
+        The key needs the scope approvals:write; who decided is in the run's log."
+    )]
+    Approve {
+        id: String,
+        /// Which question, such as apr_8; needed only where several are open
+        approval: Option<String>,
+        /// Do not run the tool again: this is its output
+        #[arg(long, value_name = "TEXT")]
+        output: Option<String>,
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Do not let a run do again what a crash cut off
+    #[command(
+        after_help = "A tool call is told to the model as cut off, and the run goes on; a run whose model call is not \
+        repeated fails.\nExample:\n  steadfast runs deny run_… --reason \"the money has arrived\""
+    )]
+    Deny {
+        id: String,
+        /// Which question, such as apr_8; needed only where several are open
+        approval: Option<String>,
+        /// Why, for the record and the model
+        #[arg(long)]
+        reason: Option<String>,
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Raise a run's budget; a run that waits for it goes on
+    #[command(
+        after_help = "Amounts are new totals and can only be raised. `steadfast runs show` says what is short.\n\
+        Example:\n  steadfast runs budget run_… --tokens 200000 --usd 1.50\n\n\
+        The key needs the scope approvals:write; who raised it is in the run's log."
+    )]
+    Budget {
+        id: String,
+        #[command(flatten)]
+        amounts: Amounts,
         #[arg(long)]
         json: bool,
         #[command(flatten)]

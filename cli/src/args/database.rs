@@ -28,8 +28,8 @@ pub enum Keys {
         /// Whose runs and sessions it reaches
         #[arg(long, default_value = "default")]
         tenant: String,
-        /// What it may do, separated by commas: runs:write, runs:read, sessions:write, sessions:read, usage:read, providers:read,
-        /// or *
+        /// What it may do, separated by commas: runs:write, runs:read, approvals:write, sessions:write, sessions:read,
+        /// usage:read, providers:read, or *
         #[arg(long, value_delimiter = ',', default_value = "*")]
         scopes: Vec<String>,
         /// After how many days it ends; never, if left out

@@ -109,8 +109,8 @@ fn checked_scopes(scopes: &[String]) -> Result<String, Failure> {
         [] if !scopes.trim().is_empty() => Ok(scopes),
         [] => Err(Failure::new("--scopes is empty; a key without a scope opens nothing")),
         [unknown, ..] => Err(Failure::new(format!(
-            "there is no scope {unknown:?}; the scopes are runs:write, runs:read, sessions:write, sessions:read, \
-             usage:read, providers:read, and * for all"
+            "there is no scope {unknown:?}; the scopes are runs:write, runs:read, approvals:write, sessions:write, \
+             sessions:read, usage:read, providers:read, and * for all"
         ))),
     }
 }

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod eval;
 pub mod keys;
 pub mod migrate;
+pub mod people;
 pub mod projections;
 pub mod roles;
 pub mod run;

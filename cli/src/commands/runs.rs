@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use steadfast::run::RunId;
 
-use super::run::watch;
+use super::{people, run::watch};
 use crate::{
     args::{Runs, Server},
     client::{Client, follow::Start},
@@ -61,6 +61,38 @@ pub async fn runs(settings: &Settings, command: Runs) -> Result<ExitCode, Failur
             checked(&id)?;
             return watch(&client, Start::Run { id: &id, after }, json).await;
         }
+        Runs::Approvals { id, json, server } => {
+            people::approvals(&client(settings, &server)?, &id, json).await?;
+        }
+        Runs::Approve {
+            id,
+            approval,
+            output,
+            json,
+            server,
+        } => {
+            let decision = match output {
+                Some(output) => json!({"decision": "edit", "output": output}),
+                None => json!({"decision": "allow"}),
+            };
+            people::resolve(&client(settings, &server)?, &id, approval, decision, json).await?;
+        }
+        Runs::Deny {
+            id,
+            approval,
+            reason,
+            json,
+            server,
+        } => {
+            let decision = json!({"decision": "deny", "reason": reason});
+            people::resolve(&client(settings, &server)?, &id, approval, decision, json).await?;
+        }
+        Runs::Budget {
+            id,
+            amounts,
+            json,
+            server,
+        } => people::budget(&client(settings, &server)?, &id, &amounts, json).await?,
         Runs::Cancel {
             id,
             reason,
@@ -88,12 +120,12 @@ fn client(settings: &Settings, server: &Server) -> Result<Client, Failure> {
 }
 
 /// An id becomes part of a path: nothing but an id may.
-fn checked(id: &str) -> Result<RunId, Failure> {
+pub fn checked(id: &str) -> Result<RunId, Failure> {
     id.parse()
         .map_err(|error| Failure::new(format!("{error}; `steadfast runs list` shows yours")))
 }
 
-fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> String {
     clean(value.as_str().unwrap_or_default())
 }
 
@@ -149,6 +181,9 @@ fn one(run: &Value) -> String {
     if let Some(cost) = usage["cost_microusd"].as_f64().filter(|cost| *cost > 0.0) {
         field("cost", format!("{:.6} USD", cost / 1e6));
     }
+    if run["budget"].is_object() {
+        field("budget", people::shown(&run["budget"]));
+    }
     match run["waiting_on"]["type"].as_str() {
         Some("tool_outputs") => {
             for call in run["waiting_on"]["tool_calls"].as_array().into_iter().flatten() {
@@ -158,6 +193,20 @@ fn one(run: &Value) -> String {
                     format!("for the output of {name}({arguments}), call {}", text(&call["id"])),
                 );
             }
+        }
+        Some("approval") => {
+            for approval in run["waiting_on"]["approvals"].as_array().into_iter().flatten() {
+                let asked = people::question(approval);
+                field("waiting", format!("for a decision, {}: {asked}", text(&approval["id"])));
+            }
+        }
+        Some("budget") => {
+            let on = &run["waiting_on"];
+            let amounts = format!("{} spent of {}, {} needed", on["spent"], on["budget"], on["needed"]);
+            field(
+                "waiting",
+                format!("for a larger budget of {}: {amounts}", text(&on["limit"])),
+            );
         }
         Some("timer") => field("waiting", format!("until {}", text(&run["waiting_on"]["until"]))),
         _ => {}

@@ -104,6 +104,7 @@ fn accept(key: ApiKey) -> Option<Who> {
     let over = key.revoked_at.is_some() || key.expires_at.is_some_and(|end| end <= clock::now());
     (!over).then(|| Who {
         scopes: Scopes::read(&key.scopes),
+        by: format!("api_key:{}", key.id.simple()),
         tenant: key.tenant,
     })
 }

@@ -12,6 +12,8 @@ pub const SECRET_BYTES_MIN: usize = 32;
 /// How far the clocks of issuer and gateway may differ, at the most.
 pub const LEEWAY_SECONDS_MAX: u64 = 60;
 const LEEWAY_SECONDS_DEFAULT: u64 = 30;
+/// Characters of a subject that are kept.
+const SUBJECT_CHARS_MAX: usize = 200;
 /// A longer token is not looked at.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
@@ -38,6 +40,7 @@ struct Claims {
     tenant: TenantId,
     #[serde(default)]
     scope: String,
+    sub: Option<String>,
 }
 
 impl JwtConfig {
@@ -118,6 +121,18 @@ impl JwtConfig {
         Ok(Who {
             tenant: claims.tenant,
             scopes: Scopes::read(&claims.scope),
+            by: subject(claims.sub.as_deref()),
         })
     }
+}
+
+/// Who a token is about, as it goes into the log.
+fn subject(sub: Option<&str>) -> String {
+    let kept: String = sub
+        .unwrap_or("unnamed")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(SUBJECT_CHARS_MAX)
+        .collect();
+    format!("token:{kept}")
 }

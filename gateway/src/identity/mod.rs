@@ -36,6 +36,8 @@ pub enum Identity {
 pub struct Who {
     pub tenant: TenantId,
     pub scopes: Scopes,
+    /// Who it is, for the record of what people decide: a token's subject, an API key's id, or `local`.
+    pub by: String,
 }
 
 /// Why nobody was recognised.
@@ -66,6 +68,7 @@ impl Doorkeeper {
                 Who {
                     tenant: TenantId::default(),
                     scopes: Scopes::all(),
+                    by: "local".into(),
                 }
             }
             Identity::Required { jwt, api_keys } => {

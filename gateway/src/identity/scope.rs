@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Scope {
     RunsWrite,
     RunsRead,
+    /// Deciding for a run: answering its approvals, raising its budget.
+    ApprovalsWrite,
     SessionsWrite,
     SessionsRead,
     UsageRead,
@@ -14,9 +16,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RunsWrite,
         Self::RunsRead,
+        Self::ApprovalsWrite,
         Self::SessionsWrite,
         Self::SessionsRead,
         Self::UsageRead,
@@ -27,6 +30,7 @@ impl Scope {
         match self {
             Self::RunsWrite => "runs:write",
             Self::RunsRead => "runs:read",
+            Self::ApprovalsWrite => "approvals:write",
             Self::SessionsWrite => "sessions:write",
             Self::SessionsRead => "sessions:read",
             Self::UsageRead => "usage:read",

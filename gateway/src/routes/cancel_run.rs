@@ -36,20 +36,22 @@ pub async fn handle(
     } else {
         body::parse(&bytes)?
     };
-    if let Some(reason) = &reason {
-        check_text("/reason", reason)?;
-        if reason.chars().count() > REASON_CHARS_MAX {
-            return Err(Problem::invalid(
-                "/reason",
-                format!("it is longer than {REASON_CHARS_MAX} characters; shorten it"),
-            ));
-        }
-    }
+    check_reason(reason.as_deref())?;
     let command = || Command::Cancel {
         now: clock::now(),
         reason: reason.clone(),
     };
     change::change(&gateway, &who, run_id, key, command, refused).await
+}
+
+pub fn check_reason(reason: Option<&str>) -> Result<(), Problem> {
+    let Some(reason) = reason else { return Ok(()) };
+    check_text("/reason", reason)?;
+    if reason.chars().count() > REASON_CHARS_MAX {
+        let detail = format!("it is longer than {REASON_CHARS_MAX} characters; shorten it");
+        return Err(Problem::invalid("/reason", detail));
+    }
+    Ok(())
 }
 
 fn refused(refusal: &Refusal) -> Problem {

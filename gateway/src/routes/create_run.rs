@@ -108,6 +108,7 @@ fn ask(gateway: &Gateway, task: Task<'_>, session: Option<SessionId>, key: Optio
         server_tools: task.agent.tools.clone(),
         client_tools: task.client_tools,
         limits: task.limits,
+        terms: Box::new(task.terms),
         session_id: session.unwrap_or_else(|| SessionId(clock::new_id())),
         continues_session: session.is_some(),
         input: task.input,

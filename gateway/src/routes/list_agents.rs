@@ -5,7 +5,7 @@ use axum::{
     extract::{RawQuery, State},
 };
 use serde::Serialize;
-use steadfast::run::{Agent, Limits};
+use steadfast::run::{Agent, Amounts, Budget, Limits, agent::Policies};
 
 use crate::{gateway::Gateway, identity::Who, problem::Problem, query::Query, view::List};
 
@@ -18,6 +18,8 @@ pub struct AgentView {
     fallbacks: Vec<String>,
     tools: Vec<String>,
     limits: Limits,
+    policies: Policies,
+    budget: Option<Budget>,
 }
 
 impl From<&Agent> for AgentView {
@@ -31,6 +33,8 @@ impl From<&Agent> for AgentView {
             fallbacks: agent.fallbacks.clone(),
             tools: agent.tools.iter().map(|tool| tool.name.clone()).collect(),
             limits: agent.limits,
+            policies: agent.policies,
+            budget: Some(agent.budget).filter(|budget| budget.amounts != Amounts::default()),
         }
     }
 }

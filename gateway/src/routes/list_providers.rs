@@ -6,10 +6,7 @@ use axum::{
     extract::{RawQuery, State},
 };
 use serde::Serialize;
-use steadfast::{
-    run::Time,
-    store::KnownState,
-};
+use steadfast::{run::Time, store::KnownState};
 
 use crate::{
     gateway::Gateway,

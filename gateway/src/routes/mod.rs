@@ -8,12 +8,15 @@ mod create_session;
 mod get_run;
 mod get_session;
 mod list_agents;
+mod list_approvals;
 mod list_events;
 mod list_messages;
 mod list_providers;
 mod list_runs;
 mod list_sessions;
 mod ops;
+mod raise_budget;
+mod resolve_approval;
 mod stream_events;
 mod submit_tool_outputs;
 mod usage;
@@ -50,7 +53,7 @@ impl Endpoint {
 }
 
 pub fn endpoints() -> Vec<Endpoint> {
-    use Scope::{ProvidersRead, RunsRead, RunsWrite, SessionsRead, SessionsWrite, UsageRead};
+    use Scope::{ApprovalsWrite, ProvidersRead, RunsRead, RunsWrite, SessionsRead, SessionsWrite, UsageRead};
     vec![
         Endpoint::new("/v1/runs", RunsWrite, post(create_run::handle)),
         Endpoint::new("/v1/runs", RunsRead, get(list_runs::handle)),
@@ -62,6 +65,13 @@ pub fn endpoints() -> Vec<Endpoint> {
             RunsWrite,
             post(submit_tool_outputs::handle),
         ),
+        Endpoint::new("/v1/runs/{id}/approvals", RunsRead, get(list_approvals::handle)),
+        Endpoint::new(
+            "/v1/runs/{id}/approvals/{approval_id}/resolve",
+            ApprovalsWrite,
+            post(resolve_approval::handle),
+        ),
+        Endpoint::new("/v1/runs/{id}/budget", ApprovalsWrite, post(raise_budget::handle)),
         Endpoint::new("/v1/runs/{id}/events", RunsRead, get(list_events::handle)),
         Endpoint::new("/v1/runs/{id}/events/stream", RunsRead, get(stream_events::handle)),
         Endpoint::new("/v1/sessions", SessionsWrite, post(create_session::handle)),

@@ -37,8 +37,16 @@ struct OutputBody {
 }
 
 /// Tells `null` from nothing.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+pub fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
+}
+
+/// An output as the model is shown it.
+pub fn as_text(output: Value) -> String {
+    match output {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
 }
 
 pub async fn handle(
@@ -65,8 +73,7 @@ fn read(body: OutputsBody) -> Result<Vec<ToolOutput>, Problem> {
     let read = |(at, Object(output)): (usize, Object<OutputBody>)| {
         let pointer = |field: &str| format!("/outputs/{at}/{field}");
         let outcome = match (output.output, output.error) {
-            (Some(Value::String(text)), None) => Ok(text),
-            (Some(value), None) => Ok(value.to_string()),
+            (Some(output), None) => Ok(as_text(output)),
             (None, Some(error)) => Err(error),
             (None, None) => {
                 return Err(Problem::invalid(

@@ -49,6 +49,9 @@ impl History {
                 model: "m".into(),
                 provider: None,
                 reserved_output_tokens: 1,
+                reserved_input_tokens: 0,
+                reserved_cost_microusd: 0,
+                step_deadline: None,
             };
             history.commit(call(1).into());
             if let Some(lost) = &step.lost {

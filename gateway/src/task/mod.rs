@@ -1,7 +1,7 @@
 //! The body of `POST /v1/runs`, and how it becomes a request to a run.
 
 mod messages;
-mod narrow;
+pub mod narrow;
 mod tools;
 
 #[cfg(test)]
@@ -11,12 +11,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use steadfast::{
     agents::Agents,
-    run::{Agent, Limits, Message, Refusal, SessionId, ToolSpec},
+    run::{Agent, Limits, Message, Refusal, SessionId, Terms, ToolSpec},
 };
 
 use self::{
     messages::{Input, messages},
-    narrow::LimitsBody,
+    narrow::{BudgetBody, LimitsBody},
     tools::{ToolBody, tools},
 };
 use crate::{
@@ -37,6 +37,7 @@ pub struct TaskBody {
     pub stream: Option<bool>,
     metadata: Option<Map<String, Value>>,
     limits: Option<Object<LimitsBody>>,
+    budget: Option<Object<BudgetBody>>,
 }
 
 /// A task that can be requested.
@@ -47,6 +48,7 @@ pub struct Task<'a> {
     pub client_tools: Vec<ToolSpec>,
     pub metadata: Value,
     pub limits: Limits,
+    pub terms: Terms,
 }
 
 impl TaskBody {
@@ -58,14 +60,31 @@ impl TaskBody {
         let limits = self
             .limits
             .map_or(Ok(agent.limits), |Object(body)| body.narrow(agent.limits))?;
+        let budget = match self.budget {
+            Some(Object(body)) => body.narrow(agent)?,
+            None => agent.budget,
+        };
+        let terms = Terms {
+            policies: agent.policies,
+            budget,
+            price: agent.price,
+            prompt_bytes: prompt_bytes(agent, &client_tools),
+        };
         Ok(Task {
             agent,
             input,
             client_tools,
             metadata,
             limits,
+            terms,
         })
     }
+}
+
+/// What the model is shown besides messages. The worker's own tools are not known here; they are short.
+fn prompt_bytes(agent: &Agent, client_tools: &[ToolSpec]) -> u64 {
+    let tool = |tool: &ToolSpec| tool.name.len() + tool.description.len() + tool.parameters.to_string().len();
+    (agent.instructions.len() + client_tools.iter().map(tool).sum::<usize>()) as u64
 }
 
 /// Why a run cannot be requested, as the client should see it.

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use steadfast::run::budget::OnBreach;
+
 use super::*;
 use crate::body;
 
@@ -96,6 +98,11 @@ fn every_mistake_is_named_by_its_pointer() {
         (r#"{"input":"a","limits":{"steps_max":0}}"#, "/limits/steps_max"),
         (r#"{"input":"a","limits":{"stepsmax":3}}"#, "/limits/stepsmax"),
         (r#"{"input":"a","limits":[3]}"#, "/limits"),
+        (r#"{"input":"a","budget":{"usd":1}}"#, "/budget/usd"),
+        (r#"{"input":"a","budget":{"token":1}}"#, "/budget/token"),
+        (r#"{"input":"a","budget":{"tokens":-1}}"#, "/budget/tokens"),
+        (r#"{"input":"a","budget":{"on_breach":"cry"}}"#, "/budget/on_breach"),
+        (r#"{"input":"a","budget":{"tokens":9000000000000}}"#, "/budget/tokens"),
     ] {
         assert_eq!(pointer(json), expected, "{json}");
     }
@@ -124,4 +131,29 @@ fn a_task_may_only_lower_its_agents_limits() {
     let agent = agents.get(DEFAULT_AGENT).expect("the built-in agent");
     assert_eq!((limits.steps_max, limits.history_turns_max), (2, 0));
     assert_eq!(limits.run_seconds_max, agent.limits.run_seconds_max);
+}
+
+#[test]
+fn a_task_may_lower_its_agents_budget_and_not_raise_it() {
+    let toml = "instructions = 'x'\n[budget]\ntokens = 100\non_breach = 'fail'\n";
+    let dir = std::env::temp_dir().join(format!("steadfast-task-{}", crate::clock::new_id().simple()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    std::fs::write(dir.join("thrifty.toml"), toml).expect("an agent file");
+    let agents = Agents::load(Some(&dir), &BTreeMap::new(), &Default::default()).expect("an agent");
+    std::fs::remove_dir_all(&dir).expect("cleaned up");
+    let budget = |asked: &str| {
+        let json = format!(r#"{{"input":"a","agent":"thrifty","budget":{asked}}}"#);
+        let body: TaskBody = body::parse(json.as_bytes())?;
+        Ok::<_, Problem>(body.check(&agents, &GatewayLimits::default())?.terms.budget)
+    };
+    let lower = budget(r#"{"tokens":99,"steps":3}"#).expect("a lower one");
+    assert_eq!((lower.amounts.tokens, lower.amounts.steps), (Some(99), Some(3)));
+    assert_eq!(
+        lower.on_breach,
+        OnBreach::Fail,
+        "the agent's, where the task says nothing"
+    );
+    assert_eq!(budget("{}").expect("the agent's").amounts.tokens, Some(100));
+    let higher = budget(r#"{"tokens":101}"#).expect_err("a higher one was taken");
+    assert_eq!(higher.errors()[0].pointer, "/budget/tokens");
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -163,6 +163,12 @@ impl Answer {
     }
 }
 
+/// The built-in agent, and one with a tool that must not run twice.
+fn agents(dir: &Path) -> Agents {
+    std::fs::write(dir.join("payer.toml"), "instructions = 'Pay.'\ntools = ['pay']\n").expect("an agent file");
+    Agents::load(Some(dir), &BTreeMap::from([("pay".into(), false)]), &Default::default()).expect("two agents")
+}
+
 impl House {
     pub async fn open() -> Self {
         Self::with(Identity::Open, GatewayLimits::default()).await
@@ -191,7 +197,7 @@ impl House {
             queue: queue.clone(),
             feed: feed.clone(),
             reads: Arc::new(NoReads),
-            agents: Arc::new(Agents::load(None, &BTreeMap::new(), &Default::default()).expect("the built-in agent")),
+            agents: Arc::new(agents(&dir)),
             health: health.clone(),
             identity,
             limits,

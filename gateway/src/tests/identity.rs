@@ -40,7 +40,7 @@ fn paths() -> Vec<String> {
         } else {
             RunId::default().to_string()
         };
-        path.replace("{id}", &id)
+        path.replace("{id}", &id).replace("{approval_id}", "apr_1")
     };
     routes::endpoints().iter().map(|endpoint| id(endpoint.path)).collect()
 }
@@ -103,10 +103,12 @@ async fn another_tenants_run_and_session_do_not_exist() {
         if !endpoint.path.contains("{id}") {
             continue;
         }
-        let path = endpoint.path.replace("{id}", id);
+        let path = endpoint.path.replace("{id}", id).replace("{approval_id}", "apr_1");
         for method in ["GET", "POST"] {
             let body = if path.ends_with("tool_outputs") {
                 r#"{"outputs":[]}"#
+            } else if path.ends_with("resolve") {
+                r#"{"decision":"allow"}"#
             } else {
                 "{}"
             };

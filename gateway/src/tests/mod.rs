@@ -6,6 +6,7 @@ mod house;
 mod identity;
 mod keys;
 mod limits;
+mod people;
 mod reading;
 mod stream;
 mod tools;

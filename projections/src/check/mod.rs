@@ -17,9 +17,9 @@ pub use report::{CheckReport, VIOLATIONS_SHOWN_MAX, Violation};
 
 /// What no look at the database alone can tell.
 const NOT_CHECKED: [&str; 5] = [
-    "I2, I3, I7, I10: they compare the log with what clients and model servers saw",
+    "I2, I3, I10, and of I6 and I7 what was really sent: they compare the log with what clients and model servers saw",
     "I5 for events other than claims: an event does not carry the epoch it was written under",
-    "I8, I9 across runs: budgets and tools beyond a single run",
+    "I8 across runs, and a budget's wall time: events do not say how long a run had taken",
     "I14 for a run whose head and events were deleted together: only an anchored copy of the heads shows it",
     "I12, I13, I15 to I18: promises about behaviour, not about data",
 ];

@@ -1,5 +1,7 @@
 //! One run, judged event by event. Pure: what it needs of the database comes in.
 
+mod people;
+
 use std::collections::BTreeSet;
 
 use steadfast::{
@@ -42,6 +44,8 @@ pub struct RunCheck {
     ended_at: Option<u64>,
     open_call: Option<(u32, u32)>,
     started_tools: BTreeSet<String>,
+    /// Steps whose reply was used.
+    answered: BTreeSet<u32>,
     tenant: Option<String>,
 }
 
@@ -56,6 +60,7 @@ impl RunCheck {
             ended_at: None,
             open_call: None,
             started_tools: BTreeSet::new(),
+            answered: BTreeSet::new(),
             tenant: None,
         }
     }
@@ -117,17 +122,8 @@ impl RunCheck {
         }
         self.judge_claim(event, findings);
         self.judge_call(event, findings);
-        if let Event::ToolCallStarted(e) = event
-            && !self.started_tools.insert(e.tool_call_id.clone())
-        {
-            findings.violation(
-                "I9",
-                at,
-                format!("tool call {}", e.tool_call_id),
-                "started once",
-                "started again",
-            );
-        }
+        self.judge_tool(event, findings);
+        self.judge_budget(event, findings);
         self.run = std::mem::take(&mut self.run).evolve(event);
     }
 
@@ -166,7 +162,13 @@ impl RunCheck {
                 }
                 return;
             }
-            Event::ModelReplied(e) => (e.step, e.attempt),
+            Event::ModelReplied(e) => {
+                if !self.answered.insert(e.step) {
+                    let what = format!("the replies used of step {}", e.step);
+                    findings.violation("I7", at, what, "one", "another");
+                }
+                (e.step, e.attempt)
+            }
             Event::ModelCallFailed(e) => (e.step, e.attempt),
             Event::ModelCallOrphaned(e) => (e.step, e.attempt),
             _ => return,
@@ -284,3 +286,6 @@ fn stuck(run: &Run) -> Option<String> {
     };
     (!fits).then(|| format!("{next:?}"))
 }
+
+#[cfg(test)]
+mod tests;

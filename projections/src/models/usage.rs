@@ -78,10 +78,7 @@ impl Totals {
             Event::ModelCallOrphaned(e) => Spent {
                 orphaned_calls: 1,
                 // Charged as the run's own fold charges it.
-                usage: Usage {
-                    output_tokens: e.charged_output_tokens.into(),
-                    ..Usage::default()
-                },
+                usage: e.charged(),
                 ..Spent::default()
             },
             _ => return,

@@ -91,6 +91,7 @@ impl Bed {
                 parameters: serde_json::json!({}),
             }],
             limits: Limits::default(),
+            terms: Box::default(),
             session_id,
             continues_session: session.is_some(),
             input: vec![

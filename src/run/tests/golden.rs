@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::{
-    run::{Next, Status, TenantId, WaitingOn, agent::hex, next},
+    run::{
+        Amounts, ApprovalId, Decision, Next, Status, TenantId, WaitingOn,
+        agent::{OrphanedCall, Policies, Price, hex},
+        budget::Budget,
+        next,
+    },
     store::{GENESIS, Hash, chain},
 };
 
@@ -63,6 +68,13 @@ fn end_of(run: &Run) -> End {
     }
 }
 
+fn dollars(usd: u64) -> Amounts {
+    Amounts {
+        usd: Some(usd),
+        ..Amounts::default()
+    }
+}
+
 /// Every path through a run, by name.
 fn stories() -> Vec<(&'static str, Vec<Command>)> {
     let tools = |calls: &[(&str, &str)]| vec![requested(), advance(1, 1), reply(2, 1, 1, "Let me see.", calls)];
@@ -82,7 +94,121 @@ fn stories() -> Vec<(&'static str, Vec<Command>)> {
         epoch: 1,
         context: Some(context(5)),
     };
+    let cut_off = || tools(&[("c1", "pay")]).into_iter().chain([advance(60, 2)]);
+    let resolved = |version, decision| Command::ResolveApproval {
+        now: at(70),
+        approval_id: ApprovalId(version),
+        arguments_sha256: None,
+        decision,
+        by: "ada".into(),
+    };
+    let on_terms = |terms| {
+        Command::Request(Request {
+            terms: Box::new(terms),
+            ..request()
+        })
+    };
+    let priced = Terms {
+        policies: Policies {
+            orphaned_call: OrphanedCall::Ask,
+            ..Policies::default()
+        },
+        budget: Budget {
+            amounts: dollars(900),
+            ..Budget::default()
+        },
+        price: Some(Price {
+            input_usd_per_million: 0.5,
+            output_usd_per_million: 8.0,
+        }),
+        prompt_bytes: 60,
+    };
     vec![
+        (
+            "approval_allowed",
+            with(
+                cut_off().collect(),
+                vec![
+                    resolved(8, Decision::Allow),
+                    advance(71, 3),
+                    results(72, &[("c1", Ok("paid"))]),
+                    reply(73, 2, 1, "Paid.", &[]),
+                ],
+            ),
+        ),
+        (
+            "approval_edited",
+            with(
+                cut_off().collect(),
+                vec![
+                    resolved(
+                        8,
+                        Decision::Edit {
+                            output: "receipt 7".into(),
+                        },
+                    ),
+                    advance(71, 3),
+                    reply(73, 2, 1, "Paid: receipt 7.", &[]),
+                ],
+            ),
+        ),
+        (
+            "approval_denied",
+            with(
+                cut_off().collect(),
+                vec![resolved(
+                    8,
+                    Decision::Deny {
+                        reason: Some("too dear".into()),
+                    },
+                )],
+            ),
+        ),
+        ("approval_waiting", cut_off().collect()),
+        (
+            "budget",
+            vec![
+                on_terms(priced),
+                advance(1, 1),
+                advance(60, 2),
+                resolved(6, Decision::Allow),
+                advance(71, 3),
+                Command::RaiseBudget {
+                    now: at(80),
+                    to: dollars(2_000),
+                    by: "ada".into(),
+                },
+                advance(81, 4),
+                reply(82, 1, 2, "Worth it.", &[]),
+            ],
+        ),
+        (
+            "budget_waiting",
+            vec![
+                on_terms(Terms {
+                    budget: Budget {
+                        amounts: dollars(1),
+                        ..Budget::default()
+                    },
+                    ..priced
+                }),
+                advance(1, 1),
+            ],
+        ),
+        (
+            "interrupted",
+            vec![
+                requested(),
+                advance(1, 1),
+                Command::Interrupt {
+                    now: at(2),
+                    worker: "worker-1".into(),
+                    reason: "its execution panicked".into(),
+                },
+                advance(3, 2),
+                reply(4, 1, 2, "Sunny.", &[]),
+            ],
+        ),
         ("plain", vec![requested(), advance(1, 1), reply(2, 1, 1, "Sunny.", &[])]),
         (
             "session",

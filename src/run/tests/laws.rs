@@ -6,7 +6,10 @@ use proptest::{prelude::*, sample::Index};
 
 use super::*;
 use crate::run::{
-    Next, Refusal, Status, WaitingOn, next,
+    Amounts, ApprovalId, Decision, Next, Refusal, Status, WaitingOn,
+    agent::{CutOffTool, OrphanedCall, Policies},
+    budget::{Budget, OnBreach},
+    next,
     state::{Call, OpenTool},
     transition,
 };
@@ -21,6 +24,7 @@ enum Try {
         endless: bool,
         metadata: bool,
         tools_twice: bool,
+        terms: Terms,
     },
     Advance {
         context: bool,
@@ -49,6 +53,17 @@ enum Try {
         reason: bool,
     },
     ConfirmCancel,
+    Resolve {
+        pick: Index,
+        decision: u8,
+        stranger: bool,
+    },
+    Raise {
+        by: i64,
+        steps: bool,
+    },
+    Interrupt,
+    TimeOut,
     Fail,
     /// Something else, while no model can be asked for so many seconds.
     Parked {
@@ -76,6 +91,27 @@ fn rarely() -> impl Strategy<Value = bool> {
     prop::bool::weighted(0.1)
 }
 
+fn terms() -> impl Strategy<Value = Terms> {
+    let policies = (0..3_usize, any::<bool>()).prop_map(|(call, report)| Policies {
+        orphaned_call: [OrphanedCall::Retry, OrphanedCall::Fail, OrphanedCall::Ask][call],
+        cut_off_tool: if report { CutOffTool::Report } else { CutOffTool::Ask },
+    });
+    let budget = (prop::option::of(50..400_u64), prop::option::of(1..3_u64), any::<bool>());
+    let budget = budget.prop_map(|(tokens, steps, fail)| Budget {
+        amounts: Amounts {
+            tokens,
+            steps,
+            ..Amounts::default()
+        },
+        on_breach: if fail { OnBreach::Fail } else { OnBreach::Ask },
+    });
+    (policies, prop::option::of(budget)).prop_map(|(policies, budget)| Terms {
+        policies,
+        budget: budget.unwrap_or_default(),
+        ..Terms::default()
+    })
+}
+
 fn attempt() -> impl Strategy<Value = Try> {
     let park = prop::option::weighted(0.1, -5..60_i64);
     (attempt_with_a_model(), park).prop_map(|(what, park)| match park {
@@ -90,10 +126,8 @@ fn attempt() -> impl Strategy<Value = Try> {
 fn attempt_with_a_model() -> impl Strategy<Value = Try> {
     let calls = prop::collection::vec((0..5_u8, 0..5_u8), 0..4);
     prop_oneof![
-        8 => (rarely(), any::<bool>(), rarely()).prop_map(|(endless, metadata, tools_twice)| Try::Request {
-            endless,
-            metadata,
-            tools_twice,
+        8 => (rarely(), any::<bool>(), rarely(), terms()).prop_map(|(endless, metadata, tools_twice, terms)| {
+            Try::Request { endless, metadata, tools_twice, terms }
         }),
         5 => any::<bool>().prop_map(|context| Try::Advance { context }),
         6 => (aim(), ".{0,8}", calls).prop_map(|(aim, text, calls)| Try::Reply { aim, text, calls }),
@@ -105,6 +139,10 @@ fn attempt_with_a_model() -> impl Strategy<Value = Try> {
             .prop_map(|(picks, again, stranger)| Try::Outputs { picks, again, stranger }),
         1 => any::<bool>().prop_map(|reason| Try::Cancel { reason }),
         1 => Just(Try::ConfirmCancel),
+        4 => (any::<Index>(), 0..3_u8, rarely())
+            .prop_map(|(pick, decision, stranger)| Try::Resolve { pick, decision, stranger }),
+        3 => (-1..300_i64, any::<bool>()).prop_map(|(by, steps)| Try::Raise { by, steps }),
+        1 => prop::bool::weighted(0.3).prop_map(|late| if late { Try::TimeOut } else { Try::Interrupt }),
         1 => prop::bool::weighted(0.2).prop_map(|fail| if fail { Try::Fail } else { Try::Retry }),
     ]
 }
@@ -143,9 +181,11 @@ fn command_for(run: &Run, now: Time, what: Try) -> Command {
             endless,
             metadata,
             tools_twice,
+            terms,
         } => {
             let mut request = request();
             request.now = now;
+            request.terms = Box::new(terms);
             if endless {
                 request.limits.run_seconds_max = u64::MAX;
             }
@@ -243,6 +283,44 @@ fn command_for(run: &Run, now: Time, what: Try) -> Command {
             };
             Command::Routed(route, Box::new(command_for(run, now, *what)))
         }
+        Try::Resolve {
+            pick,
+            decision,
+            stranger,
+        } => Command::ResolveApproval {
+            now,
+            approval_id: match run.approvals.as_slice() {
+                [] => ApprovalId(1),
+                _ if stranger => ApprovalId(1),
+                asked => pick.get(asked).id,
+            },
+            arguments_sha256: None,
+            decision: match decision {
+                0 => Decision::Allow,
+                1 => Decision::Deny { reason: None },
+                _ => Decision::Edit { output: "out".into() },
+            },
+            by: "ada".into(),
+        },
+        Try::Raise { by, steps } => {
+            let raised = |now: u64| now.saturating_add_signed(by);
+            let to = Amounts {
+                tokens: run.budget.tokens.map(raised),
+                steps: run.budget.steps.map(raised).filter(|_| steps),
+                ..Amounts::default()
+            };
+            Command::RaiseBudget {
+                now,
+                to,
+                by: "ada".into(),
+            }
+        }
+        Try::Interrupt => Command::Interrupt {
+            now,
+            worker: "w".into(),
+            reason: "it panicked".into(),
+        },
+        Try::TimeOut => Command::TimeOut { now },
         Try::Fail => Command::Fail {
             now,
             code: "x".into(),
@@ -288,6 +366,8 @@ proptest! {
             one_end_at_most(&life.log)?;
             every_model_call_is_accounted_for(&life.log, &life.live)?;
             every_tool_call_ends_at_most_once(&life.log)?;
+            no_unsafe_tool_starts_twice_without_a_person(&life.log)?;
+            no_call_is_made_that_the_budget_does_not_hold(&life.log)?;
             a_replay_through_json_is_the_live_state(life, &cut)?;
         }
     }
@@ -316,7 +396,7 @@ fn status_and_next_agree(run: &Run, last: Option<&Event>) -> Result<(), TestCase
     match status {
         Status::Queued => prop_assert_eq!((held, &todo), (false, &Next::Claim)),
         Status::Waiting => match run.waiting_on() {
-            Some(WaitingOn::Timer { until }) => prop_assert_eq!(&todo, &Next::RetryModelCallAt(until)),
+            Some(WaitingOn::Timer { until }) if held => prop_assert_eq!(&todo, &Next::RetryModelCallAt(until)),
             Some(on) => prop_assert_eq!((held, &todo), (false, &Next::Wait(on))),
             None => prop_assert!(false, "waiting on nothing"),
         },
@@ -333,7 +413,10 @@ fn status_and_next_agree(run: &Run, last: Option<&Event>) -> Result<(), TestCase
         },
     }
     // Only a worker that holds the run has a call open: nobody else could say how it ended.
-    prop_assert!(held || run.call == Call::Idle, "an open call nobody makes");
+    prop_assert!(
+        held || !matches!(run.call, Call::Open { .. }),
+        "an open call nobody makes"
+    );
     Ok(())
 }
 
@@ -347,6 +430,7 @@ fn every_model_call_is_accounted_for(log: &[Event], run: &Run) -> Result<(), Tes
     let mut open = None;
     let mut asked = Vec::new();
     let mut excused = 0;
+    let mut answered = Vec::new();
     let mut charged = Usage::default();
     for event in log {
         let outcome = match event {
@@ -367,6 +451,8 @@ fn every_model_call_is_accounted_for(log: &[Event], run: &Run) -> Result<(), Tes
                 continue;
             }
             Event::ModelReplied(e) => {
+                prop_assert!(!answered.contains(&e.step), "step {} was answered twice", e.step);
+                answered.push(e.step);
                 charged += e.usage;
                 (e.step, e.attempt)
             }
@@ -375,7 +461,7 @@ fn every_model_call_is_accounted_for(log: &[Event], run: &Run) -> Result<(), Tes
                 (e.step, e.attempt)
             }
             Event::ModelCallOrphaned(e) => {
-                charged.output_tokens += u64::from(e.charged_output_tokens);
+                charged += e.charged();
                 (e.step, e.attempt)
             }
             _ => continue,
@@ -410,6 +496,43 @@ fn every_tool_call_ends_at_most_once(log: &[Event]) -> Result<(), TestCaseError>
             Event::ModelCallRequested(_) => prop_assert!(open.is_empty(), "the model was asked before its tools ended"),
             _ => {}
         }
+    }
+    Ok(())
+}
+
+fn no_unsafe_tool_starts_twice_without_a_person(log: &[Event]) -> Result<(), TestCaseError> {
+    let mut started: Vec<&str> = Vec::new();
+    for event in log {
+        match event {
+            Event::ToolCallStarted(e) => {
+                prop_assert!(!started.contains(&&*e.tool_call_id), "{} started again", e.tool_call_id);
+                started.push(&e.tool_call_id);
+            }
+            Event::ApprovalGranted(e) => started.retain(|id| Some(*id) != e.subject.tool_call_id.as_deref()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What is spent and reserved stays within the budget in force; only a reply that counts more than was estimated passes
+/// it, and the call after that is not made.
+fn no_call_is_made_that_the_budget_does_not_hold(log: &[Event]) -> Result<(), TestCaseError> {
+    let mut run = Run::default();
+    for event in log {
+        let spent = run.usage.tokens();
+        if let (Event::ModelCallRequested(e), Some(budget)) = (event, run.budget.tokens) {
+            prop_assert!(
+                spent + e.reserved().tokens() <= budget,
+                "{} of {} tokens",
+                spent,
+                budget
+            );
+        }
+        if let (Event::ModelCallRequested(e), Some(budget)) = (event, run.budget.steps) {
+            prop_assert!(u64::from(e.step) <= budget, "step {} of {}", e.step, budget);
+        }
+        run = run.evolve(event);
     }
     Ok(())
 }

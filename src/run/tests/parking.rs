@@ -13,8 +13,8 @@ fn parked(step: u32, attempt: u32, until: i64) -> Event {
     .into()
 }
 
-fn routed(step: u32, attempt: u32) -> Event {
-    let Event::ModelCallRequested(asked) = model_call(step, attempt) else {
+fn routed(step_began: i64) -> Event {
+    let Event::ModelCallRequested(asked) = model_call(1, 1, step_began, FIRST_INPUT) else {
         panic!("a model call is one");
     };
     ModelCallRequested {
@@ -35,7 +35,7 @@ fn a_call_goes_where_the_worker_routes_it_and_says_so() {
                 epoch: 1,
             }
             .into(),
-            routed(1, 1),
+            routed(1),
         ]);
 }
 
@@ -56,7 +56,7 @@ fn a_run_that_finds_no_model_waits_for_one_and_then_makes_the_same_attempt() {
         .then_expect_error(Refusal::NothingToDo(Status::Waiting));
     given(waiting())
         .when(to("spare", "big", advance(9, 2)))
-        .then_expect_events(vec![resumed(2), routed(1, 1)]);
+        .then_expect_events(vec![resumed(2), routed(9)]);
     given(waiting())
         .when(parked_until(30, Command::RetryModelCall { now: at(9) }))
         .then_expect_events(vec![parked(1, 1, 30)]);
@@ -102,7 +102,7 @@ fn claims_that_find_no_model_never_make_a_run_poison() {
     }
     given(story)
         .when(advance(300, 21))
-        .then_expect_events(vec![resumed(21), model_call(1, 1)]);
+        .then_expect_events(vec![resumed(21), model_call(1, 1, 300, FIRST_INPUT)]);
 }
 
 #[test]
@@ -145,4 +145,23 @@ fn a_new_step_counts_its_attempts_from_nothing() {
         reply(4, 1, 2, "", &[("c1", "lookup")]),
     ];
     assert_eq!(run_after(story).excused_attempts, 0);
+}
+
+#[test]
+fn the_time_without_a_model_is_not_the_steps() {
+    let slow = || {
+        let mut request = request();
+        request.limits.step_seconds_max = 20;
+        vec![Command::Request(request)]
+    };
+    let parked = slow().into_iter().chain([parked_until(100, advance(1, 1))]);
+    assert_eq!(
+        then_names(given(parked), advance(100, 2)),
+        ["run.resumed", "model_call.requested"]
+    );
+    let away = slow().into_iter().chain([advance(1, 1), excused(10, 1, 1, 100)]);
+    assert_eq!(
+        then_names(given(away), Command::RetryModelCall { now: at(100) }),
+        ["model_call.requested"]
+    );
 }

@@ -14,6 +14,7 @@ fn a_request_is_recorded_with_its_deadline() {
         server_tools,
         client_tools,
         limits,
+        terms,
         ..
     } = request();
     let fact = RunRequested {
@@ -26,6 +27,7 @@ fn a_request_is_recorded_with_its_deadline() {
         server_tools,
         client_tools,
         limits,
+        terms,
         deadline: at(600),
         metadata: serde_json::Value::Null,
         idempotency_key: None,
@@ -91,6 +93,17 @@ pub fn every_other_command() -> Vec<Command> {
         outputs(1, &[("c1", Ok("x"))]),
         cancel(1),
         Command::ConfirmCancel { now: at(1) },
+        Command::TimeOut { now: at(1) },
+        Command::Interrupt {
+            now: at(1),
+            worker: "worker-1".into(),
+            reason: "x".into(),
+        },
+        Command::RaiseBudget {
+            now: at(1),
+            to: Default::default(),
+            by: "ada".into(),
+        },
         Command::Fail {
             now: at(1),
             code: "x".into(),
@@ -107,7 +120,7 @@ fn the_first_claim_starts_the_run_and_asks_the_model() {
     };
     given([requested()])
         .when(advance(1, 1))
-        .then_expect_events(vec![started.into(), model_call(1, 1)]);
+        .then_expect_events(vec![started.into(), first_call(1)]);
     let run = run_after([requested(), advance(1, 1)]);
     assert_eq!(run.status(), Status::Running);
     assert_eq!(next(&run), Next::CallModel { step: 1, attempt: 1 });
@@ -204,7 +217,8 @@ fn a_tool_that_does_not_exist_is_answered_to_the_model_at_once() {
         error: "there is no tool \"teleport\"; the tools are: lookup, pay, ask".into(),
         duration_ms: 0,
     };
-    assert_eq!(events[2..], [told.into(), model_call(2, 1)]);
+    let input = input_after(&[&format!("error: {}", told.error)]);
+    assert_eq!(events[2..], [told.into(), model_call(2, 1, 2, input)]);
 }
 
 #[test]
@@ -238,13 +252,16 @@ fn the_model_is_asked_again_only_when_all_parallel_tools_have_ended() {
     assert_eq!(left.len(), 1);
     given(one_ended())
         .when(results(4, &[("c1", Ok("one"))]))
-        .then_expect_events(vec![succeeded("c1", "lookup", "one", 2), model_call(2, 1)]);
+        .then_expect_events(vec![
+            succeeded("c1", "lookup", "one", 2),
+            model_call(2, 1, 4, input_after(&["two", "one"])),
+        ]);
     given(story())
         .when(results(4, &[("c1", Ok("one")), ("c2", Ok("two"))]))
         .then_expect_events(vec![
             succeeded("c1", "lookup", "one", 2),
             succeeded("c2", "lookup", "two", 2),
-            model_call(2, 1),
+            model_call(2, 1, 4, input_after(&["one", "two"])),
         ]);
 }
 
@@ -311,9 +328,10 @@ fn a_run_waits_for_its_client_tools_and_goes_on_with_their_outputs() {
     };
     let run = run_after(answered());
     assert_eq!((run.status(), next(&run)), (Status::Queued, Next::Claim));
-    given(answered())
-        .when(advance(4, 2))
-        .then_expect_events(vec![resumed(2), model_call(2, 1)]);
+    given(answered()).when(advance(4, 2)).then_expect_events(vec![
+        resumed(2),
+        model_call(2, 1, 4, input_after(&["yes", "error: no"])),
+    ]);
 }
 
 #[test]
@@ -385,6 +403,9 @@ fn the_clients_tools_are_waited_for_only_when_the_workers_have_ended() {
         assert_eq!(run_after(client_first()).status(), Status::Running);
         given(client_first())
             .when(results(4, &[("s1", Ok("s"))]))
-            .then_expect_events(vec![succeeded("s1", "lookup", "s", 2), model_call(2, 1)]);
+            .then_expect_events(vec![
+                succeeded("s1", "lookup", "s", 2),
+                model_call(2, 1, 4, input_after(&["c", "s"])),
+            ]);
     }
 }

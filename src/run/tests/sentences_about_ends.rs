@@ -1,10 +1,17 @@
 //! Crashes, retries, limits and cancels, told in sentences: every run has an end, and nothing follows it.
 
 use super::*;
-use crate::run::{Next, Refusal, Status, WaitingOn, next, state::ToolState};
+use crate::run::{Next, Refusal, Status, WaitingOn, agent::CutOffTool, next, state::ToolState};
 
 fn running() -> [Command; 2] {
     [requested(), advance(1, 1)]
+}
+
+/// The same for an agent that has cut-off tools reported to the model.
+fn running_with_reports() -> [Command; 2] {
+    let mut reports = request();
+    reports.terms.policies.cut_off_tool = CutOffTool::Report;
+    [Command::Request(reports), advance(1, 1)]
 }
 
 fn with(story: impl IntoIterator<Item = Command>, more: impl IntoIterator<Item = Command>) -> Vec<Command> {
@@ -15,7 +22,7 @@ fn with(story: impl IntoIterator<Item = Command>, more: impl IntoIterator<Item =
 fn a_takeover_orphans_the_open_call_charges_its_reservation_and_tries_again() {
     given(running())
         .when(advance(60, 2))
-        .then_expect_events(vec![resumed(2), orphaned(1, 1), model_call(1, 2)]);
+        .then_expect_events(vec![resumed(2), orphaned(1, 1), first_call(2)]);
     let run = run_after(with(running(), [advance(60, 2)]));
     assert_eq!(run.usage.output_tokens, u64::from(LIMITS.output_tokens_max));
     given(with(running(), [advance(60, 2)]))
@@ -24,8 +31,8 @@ fn a_takeover_orphans_the_open_call_charges_its_reservation_and_tries_again() {
 }
 
 #[test]
-fn an_unsafe_tool_that_was_cut_off_is_not_repeated_and_the_model_is_told() {
-    let story = with(running(), [reply(2, 1, 1, "", &[("c1", "pay")])]);
+fn by_policy_an_unsafe_tool_that_was_cut_off_is_not_repeated_and_the_model_is_told() {
+    let story = with(running_with_reports(), [reply(2, 1, 1, "", &[("c1", "pay")])]);
     let events = given(story).when(advance(60, 2)).inspect_result().expect("accepted");
     let names: Vec<_> = events.iter().map(Event::name).collect();
     assert_eq!(names, ["run.resumed", "tool_call.failed", "model_call.requested"]);
@@ -54,7 +61,10 @@ fn a_harmless_tool_that_was_cut_off_is_run_again() {
 
 #[test]
 fn a_takeover_of_a_run_with_only_client_calls_left_waits_for_the_client() {
-    let story = with(running(), [reply(2, 1, 1, "", &[("c1", "ask"), ("c2", "pay")])]);
+    let story = with(
+        running_with_reports(),
+        [reply(2, 1, 1, "", &[("c1", "ask"), ("c2", "pay")])],
+    );
     let run = run_after(with(story, [advance(60, 2)]));
     assert!(
         matches!(next(&run), Next::Wait(WaitingOn::ToolOutputs { .. })),
@@ -74,7 +84,7 @@ fn a_failed_call_waits_for_its_retry_and_is_then_tried_again() {
     assert_eq!(next(&run), Next::RetryModelCallAt(at(10)));
     given(waiting())
         .when(Command::RetryModelCall { now: at(10) })
-        .then_expect_events(vec![model_call(1, 2)]);
+        .then_expect_events(vec![first_call(2)]);
     given(running())
         .when(Command::RetryModelCall { now: at(10) })
         .then_expect_error(Refusal::NothingToDo(Status::Running));
@@ -88,7 +98,7 @@ fn another_worker_takes_a_retry_up_when_its_time_has_come() {
         .then_expect_error(Refusal::NothingToDo(Status::Waiting));
     given(waiting())
         .when(advance(10, 2))
-        .then_expect_events(vec![resumed(2), model_call(1, 2)]);
+        .then_expect_events(vec![resumed(2), first_call(2)]);
 }
 
 #[test]
@@ -196,7 +206,8 @@ fn a_run_that_kills_its_workers_is_called_poison() {
         with([Command::Request(limits.clone())], claims)
     };
     assert_eq!(run_after(claims(3)).status(), Status::Running);
-    let message = "3 workers in a row claimed the run and none brought it a step forward";
+    let message = "3 workers in a row claimed the run and none brought it a step forward (limits.claims_max); the last was lost \
+                   during the model call of step 1: it was killed, aborted, or out of memory";
     given(claims(3)).when(advance(9, 4)).then_expect_events(vec![
         resumed(4),
         orphaned(1, 3),

@@ -183,7 +183,11 @@ pub async fn a_claim_that_the_head_does_not_show_yet_is_seen_in_the_events(bed: 
     let mut heir = late.clone();
     go(store, &mut heir, |l| claim(l, "heir", MINUTE)).await;
     let head = "update runs set epoch = $2, version = $3 where run_id = $1";
-    let args = [heir.head.run_id.0.into(), late.head.epoch.into(), late.head.version.into()];
+    let args = [
+        heir.head.run_id.0.into(),
+        late.head.epoch.into(),
+        late.head.version.into(),
+    ];
     assert_eq!(store.db.execute(head, &args).await.expect("the head of before"), 1);
     store.reader.refresh(&mut late).await.expect("refreshed");
     assert_eq!((late.run.epoch, late.head.epoch), (2, 2));

@@ -23,7 +23,6 @@ pub use clock::Clock;
 pub use http_get::{Blocked, HttpGet, HttpGetOptions, vet};
 pub use lookup::Echo;
 
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a model is shown of one output.
 pub const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 const ARGUMENTS_BYTES_MAX: usize = 1024 * 1024;
@@ -33,7 +32,7 @@ pub trait Tool: Send + Sync {
     /// What the model is told. The name is the one agents list.
     fn spec(&self) -> ToolSpec;
 
-    /// Whether running it twice does no harm. If not, a call a crash cut off is never repeated.
+    /// Whether running it twice does no harm. If not, a call a crash cut off is never repeated unasked.
     fn retry_safe(&self) -> bool;
 
     /// Runs it. `arguments` is a JSON object, not yet checked against the schema.
@@ -92,7 +91,8 @@ impl Toolbox {
             .collect()
     }
 
-    pub async fn call(&self, call: &ToolCall, context: &ToolContext) -> Result<String, String> {
+    /// Runs the tool, for at most so many seconds.
+    pub async fn call(&self, call: &ToolCall, context: &ToolContext, seconds_max: u64) -> Result<String, String> {
         let Some(tool) = self.get(&call.name) else {
             let names: Vec<&str> = self.tools.keys().map(String::as_str).collect();
             return Err(format!(
@@ -103,7 +103,7 @@ impl Toolbox {
         };
         let arguments = parse(&call.arguments)?;
         let running = AssertUnwindSafe(tool.call(&arguments, context)).catch_unwind();
-        let outcome = match tokio::time::timeout(CALL_TIMEOUT, running).await {
+        let outcome = match tokio::time::timeout(Duration::from_secs(seconds_max), running).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
                 tracing::error!(tool = %call.name, run.id = %context.run_id, panic = %said(&*panic), "a tool panicked");
@@ -113,9 +113,8 @@ impl Toolbox {
                 ))
             }
             Err(_) => Err(format!(
-                "the tool {} did not end within {} s",
-                call.name,
-                CALL_TIMEOUT.as_secs()
+                "the tool {} did not end within {seconds_max} s (limits.tool_seconds_max)",
+                call.name
             )),
         };
         outcome.map(cut).map_err(cut)
@@ -148,7 +147,8 @@ fn cut(mut text: String) -> String {
     text + &note
 }
 
-fn said(panic: &(dyn Any + Send)) -> &str {
+/// What a panic says.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
     let literal = panic.downcast_ref::<&str>().copied();
     literal
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))

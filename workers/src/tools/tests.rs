@@ -5,6 +5,9 @@ use steadfast::run::{RunId, ToolCall, ToolSpec};
 
 use super::{Echo, HttpGetOptions, OUTPUT_BYTES_MAX, Tool, ToolContext, Toolbox};
 
+/// What one call may take.
+const SECONDS_MAX: u64 = 60;
+
 fn context() -> ToolContext {
     ToolContext {
         run_id: RunId::default(),
@@ -23,7 +26,7 @@ async fn call(toolbox: &Toolbox, name: &str, arguments: impl ToString) -> Result
         name: name.into(),
         arguments: arguments.to_string(),
     };
-    toolbox.call(&call, &context()).await
+    toolbox.call(&call, &context(), SECONDS_MAX).await
 }
 
 /// A tool that does what its name says.
@@ -69,7 +72,7 @@ async fn a_tool_that_hangs_is_given_up() {
     let toolbox = Toolbox::default().with(Misbehaving("hangs"));
     assert_eq!(
         call(&toolbox, "hangs", "{}").await,
-        Err("the tool hangs did not end within 60 s".into())
+        Err("the tool hangs did not end within 60 s (limits.tool_seconds_max)".into())
     );
 }
 
