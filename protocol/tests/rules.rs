@@ -13,6 +13,7 @@ fn now() -> Time {
 
 fn request() -> Command {
     Command::Request(Request {
+        terms: Default::default(),
         now: now(),
         agent: AgentRef {
             name: "a".into(),
