@@ -236,8 +236,9 @@ impl Checks {
 
     fn effects(&mut self, rows: &Rows, ledger: &Ledger) {
         for ((run_id, call), times) in &ledger.sent {
-            self.that("I9 tool at most once", *times <= 1, || {
-                format!("{run_id}: {call} ran {times} times")
+            let allowed = allowed_again(rows, *run_id, call);
+            self.that("I9 tool at most once", *times <= 1 + allowed, || {
+                format!("{run_id}: {call} ran {times} times, a person allowed it again {allowed} times")
             });
         }
         for key in ledger.calls.keys() {
@@ -308,4 +309,14 @@ impl Checks {
             format!("the client of {run_id}: {}", wrong.unwrap_or_default())
         });
     }
+}
+
+/// How often a person said that a tool call that was cut off should run again.
+fn allowed_again(rows: &Rows, run_id: RunId, call: &str) -> u64 {
+    let events = rows.events.get(&run_id).map(Vec::as_slice).unwrap_or_default();
+    let allowed = events.iter().filter_map(|event| event.decode().ok()).filter(|event| {
+        matches!(event, Event::ApprovalGranted(granted)
+            if granted.subject.tool_call_id.as_deref() == Some(call) && granted.output.is_none())
+    });
+    allowed.count() as u64
 }

@@ -30,6 +30,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Whoever drops a connection comes back within this.
 const AWAY_MS: u64 = 3_000;
 const RETRY_MS: u64 = 1_200;
+/// Enough for any run.
+const BUDGET_RAISED_TO: u64 = 1_000_000;
 
 pub type Transcripts = Arc<Mutex<Vec<Transcript>>>;
 
@@ -113,6 +115,9 @@ impl Client {
         }
         if let Some(session) = session {
             body["session_id"] = session.into();
+        }
+        if let Some(tokens) = self.task.budget_tokens {
+            body["budget"] = json!({ "tokens": tokens });
         }
         if let Some(seconds) = self.task.run_seconds_max {
             body["limits"] = json!({ "run_seconds_max": seconds });
@@ -211,7 +216,7 @@ impl Client {
                     continue;
                 }
                 world.note(format_args!("client {}: {} {}", self.name, frame.id, frame.event));
-                self.answer_tools(run_id, &frame);
+                self.respond(run_id, &frame);
                 self.transcript().frames.push(frame);
             }
             if self.transcript().is_over() {
@@ -228,24 +233,41 @@ impl Client {
         sleep(world.millis(Draws::Client, RETRY_MS)).await;
     }
 
-    /// Does the client's part of the work.
-    fn answer_tools(self: &Arc<Self>, run_id: RunId, frame: &Frame) {
-        if frame.event != "tool_call.requested" {
-            return;
-        }
+    /// Does what the run waits for: the client's tools, a person's decision, more budget.
+    fn respond(self: &Arc<Self>, run_id: RunId, frame: &Frame) {
         let data: Value = serde_json::from_str(&frame.data).unwrap_or_default();
-        let call = &data["data"];
-        if call["executor"] != "client" {
-            return;
-        }
-        let id = call["id"].as_str().unwrap_or_default().to_owned();
+        let data = &data["data"];
+        let (path, body, what) = match frame.event.as_str() {
+            "tool_call.requested" if data["executor"] == "client" => {
+                let id = data["id"].as_str().unwrap_or_default();
+                let outputs = json!({ "outputs": [{ "tool_call_id": id, "output": { "city": "Oslo" } }] });
+                ("tool_outputs".to_owned(), outputs, id.to_owned())
+            }
+            "approval.requested" => {
+                let id = data["approval_id"].as_str().unwrap_or_default();
+                (format!("approvals/{id}/resolve"), self.decision(), id.to_owned())
+            }
+            "budget.exceeded" => (
+                "budget".to_owned(),
+                json!({ "tokens": BUDGET_RAISED_TO }),
+                format!("budget-{}", frame.id),
+            ),
+            _ => return,
+        };
         let client = self.clone();
         tokio::spawn(async move {
             sleep(client.house.world.millis(Draws::Client, 3_000)).await;
-            let body = json!({ "outputs": [{ "tool_call_id": id, "output": { "city": "Oslo" } }] });
-            let path = format!("/v1/runs/{run_id}/tool_outputs");
-            client.insist(path, body.to_string(), &id).await;
+            let path = format!("/v1/runs/{run_id}/{path}");
+            client.insist(path, body.to_string(), &what).await;
         });
+    }
+
+    fn decision(&self) -> Value {
+        match self.house.world.below(Draws::Client, 3) {
+            0 => json!({ "decision": "allow" }),
+            1 => json!({ "decision": "deny", "reason": "it was sent" }),
+            _ => json!({ "decision": "edit", "output": "sent, the receiver says" }),
+        }
     }
 
     /// Posts until an answer says that it happened, or that it is too late.

@@ -11,6 +11,8 @@ use crate::process::Edge;
 const STORM: Duration = Duration::from_secs(20);
 /// How many seeds are about late workers.
 const ZOMBIES: f64 = 0.2;
+/// Around what one model call of the built-in agent reserves.
+const BUDGET_TOKENS_MAX: u64 = 10_000;
 /// Clients begin within this.
 const ARRIVALS: Duration = Duration::from_secs(8);
 
@@ -46,6 +48,8 @@ pub struct Task {
     pub twice: bool,
     pub cancel_after: Option<Duration>,
     pub run_seconds_max: Option<u64>,
+    /// A budget that may be too small; then the client raises it.
+    pub budget_tokens: Option<u64>,
 }
 
 /// What a task makes the model do.
@@ -329,6 +333,7 @@ impl Task {
             twice: rng.random_bool(0.2),
             cancel_after: rng.random_bool(0.15).then(|| millis(rng, Duration::from_secs(6))),
             run_seconds_max: rng.random_bool(0.15).then(|| rng.random_range(1..=15)),
+            budget_tokens: rng.random_bool(0.15).then(|| rng.random_range(1..=BUDGET_TOKENS_MAX)),
         }
     }
 }
