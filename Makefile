@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help dev services test protocol simulate lint bench real-model clean-services
+.PHONY: help dev services test protocol simulate chaos lint bench real-model clean-services
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -34,6 +34,12 @@ PROFILE ?= release
 
 simulate: ## play SEEDS=2000 seeds in a simulated world with every fault, or tell the story of one: SEED=17
 	cargo run --profile $(PROFILE) -p steadfast-simulation --bin simulate -- $(if $(SEED),--seed $(SEED),--from $(FROM) --seeds $(SEEDS))
+
+chaos: ## play every fault scenario on real processes, or MINUTES=30 of them again and again, or SCENARIO=worker-kill
+	@tests/services.sh start
+	cargo build -q -p steadfast-cli -p steadfast-tests --bins
+	@eval "$$(tests/services.sh env)" && target/debug/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SCENARIO),--scenario $(SCENARIO)) \
+	  $(if $(REPORT),--report $(REPORT)) $(if $(SEED),--seed $(SEED))
 
 bench: ## measure a release build on Postgres and NATS with a scripted model
 	tests/bench.sh

@@ -4,18 +4,16 @@
 //! One body for all: clients ride through whatever happens, one part of the system is killed when a quarter of them has
 //! arrived, and then the log, the clients' transcripts and the model's own counts are held against each other.
 
-mod ledger;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
-use steadfast_tests::{Settings, fresh_prefix};
+use steadfast_tests::{
+    Settings, fresh_prefix,
+    system::{Drops, Layout, Ride, Rider, Stack, sessions, settle, task},
+};
 use tokio::sync::watch;
-
-use crate::support::{Drops, Layout, Ride, Rider, Stack};
 
 const RIDERS: usize = 200;
 /// Every run ends within this of the kill.
@@ -44,35 +42,11 @@ async fn until_arrived(arrived: &mut Arrived, share: usize) {
         .expect("the riders live");
 }
 
-/// The task of the n-th client. Every text is its own: the model counts by it.
-fn task(n: usize, tag: &str, sessions: &[String]) -> Value {
-    let calculate = format!(r#"[[tool:calculator {{"expression":"{n} + 1"}}]]"#);
-    let orders = match n % 8 {
-        0 => "[[say:a short answer, at once]]".to_owned(),
-        1 => format!("{calculate} [[tool:clock {{}}]] [[then]] {calculate}"),
-        2 => "[[tool:ask_the_client {}]]".to_owned(),
-        3 => format!("{calculate} [[tool:ask_the_client {{}}]] [[then]] [[tool:ask_the_client {{}}]]"),
-        4 => "[[fault:cut*1]] [[tokens:60]]".to_owned(),
-        _ => calculate,
-    };
-    let mut body = json!({"input": format!("{tag} {n} {orders}"), "tools": [{"name": "ask_the_client"}]});
-    // Half of them ask for the stream with the post, the others follow afterwards.
-    body["stream"] = n.is_multiple_of(2).into();
-    if n.is_multiple_of(5) {
-        body["session_id"] = sessions[(n / 5) % sessions.len()].clone().into();
-    }
-    body
-}
-
 /// The siege of one system: `strike` is told how many clients have arrived and does its damage.
 async fn siege(name: &str, mut stack: Stack, strike: impl AsyncFnOnce(&mut Stack, &mut Arrived)) {
     let begun = Instant::now();
     let gateways = Arc::new(stack.apis());
-    let mut sessions = vec![];
-    for _ in 0..SESSIONS {
-        let session = gateways[0].post("/v1/sessions", &json!({})).await.expect(201);
-        sessions.push(session["id"].as_str().expect("an id").to_owned());
-    }
+    let sessions = sessions(&gateways[0], SESSIONS).await;
     let tag = fresh_prefix();
     let (arrive, mut arrived) = watch::channel(0);
     let arrive = Arc::new(arrive);
@@ -102,12 +76,13 @@ async fn siege(name: &str, mut stack: Stack, strike: impl AsyncFnOnce(&mut Stack
         rides.push(rider.await.expect("a rider"));
     }
     let took = struck.elapsed();
-    let figures = ledger::settle(&stack, &rides).await;
+    let settled = settle(&stack, &rides, 0, &[]).await;
     println!(
-        "{name}: {figures}, {:.1} s from the kill to the last end, {:.1} s in all",
+        "{name}: {settled}, {:.1} s from the kill to the last end, {:.1} s in all",
         took.as_secs_f64(),
         begun.elapsed().as_secs_f64()
     );
+    assert!(settled.violations.is_empty(), "{name}: {:#?}", settled.violations);
     assert!(took < RIDE_MAX, "{name}: the last run ended {took:?} after the kill");
 }
 

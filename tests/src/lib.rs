@@ -4,11 +4,13 @@
 //! It knows nothing of the workspace's own crates. A fixture that shared code with what it tests would share its bugs,
 //! and the bed must build when the rooms do not.
 
+pub mod chaos;
 pub mod model;
 pub mod private;
 pub mod process;
 pub mod services;
 pub mod sse;
+pub mod system;
 mod tree;
 
 pub use model::{ScriptedModel, Settings};

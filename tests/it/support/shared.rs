@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use steadfast_tests::Settings;
-use tokio::sync::OnceCell;
-
-use super::{
-    layout::Layout,
-    stack::{LogsOnPanic, Mode, Stack, room},
+use steadfast_tests::{
+    Settings,
+    system::{Layout, LogsOnPanic, Mode, Stack, room},
 };
+use tokio::sync::OnceCell;
 
 /// Of one test on a shared stack.
 const TEST_MAX: Duration = Duration::from_secs(100);

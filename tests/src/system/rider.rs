@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use crate::{SseClient, sse::SseError};
 use reqwest::Method;
 use serde_json::{Value, json};
-use steadfast_tests::{SseClient, sse::SseError};
 
 use super::{
     api::Api,

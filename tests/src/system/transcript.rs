@@ -4,8 +4,8 @@
 //! and, unless a `step.reset` takes them back, concatenate to the text of the `model.replied` that follows; and what is
 //! left when everything taken back is struck out is what an undisturbed reader sees.
 
+use crate::SseFrame;
 use serde_json::Value;
-use steadfast_tests::SseFrame;
 
 pub const DELTA: &str = "agent.message.delta";
 pub const RESET: &str = "step.reset";
@@ -207,18 +207,28 @@ impl Transcript {
     /// Both clients saw the same run.
     #[track_caller]
     pub fn assert_same(&self, other: &Self) {
+        if let Err(fault) = self.same(other) {
+            panic!("{fault}");
+        }
+    }
+
+    /// Where two clients saw different things of one run.
+    pub fn same(&self, other: &Self) -> Result<(), String> {
         let (ours, theirs) = (self.settled(), other.settled());
         let differs = ours.iter().zip(&theirs).position(|(one, two)| one != two);
+        if differs.is_none() && ours.len() == theirs.len() {
+            return Ok(());
+        }
         let at = differs.unwrap_or(ours.len().min(theirs.len()));
-        assert!(
-            differs.is_none() && ours.len() == theirs.len(),
+        Err(format!(
             "two readers of one run saw different things, from {:?} and {:?} on",
             ours.get(at),
             theirs.get(at)
-        );
+        ))
     }
 }
 
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::{SseClient, sse::SseError};
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
-use steadfast_tests::{SseClient, sse::SseError};
 
 use super::transcript::{Frame, Transcript};
 
@@ -69,7 +69,7 @@ impl Answer {
 impl Api {
     pub fn new(base: &str) -> Self {
         Self {
-            http: steadfast_tests::http(),
+            http: crate::http(),
             base: base.into(),
             bearer: None,
         }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitStatus, sync::Arc, time::Duration};
 
-use steadfast_tests::{Proc, free_port, wait_http_ok};
+use crate::{Proc, free_port, wait_http_ok};
 
 use super::binary;
 
@@ -59,6 +59,15 @@ impl Role {
 
     pub fn kill9(&mut self) {
         self.proc = None;
+    }
+
+    /// Freezes the process as it stands.
+    pub fn sigstop(&mut self) {
+        self.proc.iter_mut().for_each(Proc::sigstop);
+    }
+
+    pub fn sigcont(&mut self) {
+        self.proc.iter_mut().for_each(Proc::sigcont);
     }
 
     pub async fn restart(&mut self) {

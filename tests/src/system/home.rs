@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use super::binary;
+
 /// Directories left by failed and by killed tests are removed after this.
 const KEPT_FOR: Duration = Duration::from_secs(3600);
 /// Of each log.
@@ -13,9 +15,9 @@ const LINES_SHOWN: usize = 60;
 
 pub fn new() -> PathBuf {
     static SWEPT: Once = Once::new();
-    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("it");
+    let all = binary::target().join("tmp/systems");
     SWEPT.call_once(|| sweep(&all));
-    let dir = all.join(steadfast_tests::fresh_prefix());
+    let dir = all.join(crate::fresh_prefix());
     std::fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("no directory {}: {error}", dir.display()));
     dir
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use steadfast_tests::{PrivateNats, PrivatePostgres, ScriptedModel, Settings, fresh_prefix, services};
+use crate::{PrivateNats, PrivatePostgres, ScriptedModel, Settings, fresh_prefix, services};
 
 use super::{
     home,
@@ -78,6 +78,10 @@ impl Layout {
 
     pub fn gateways(self, gateways: usize) -> Self {
         Self { gateways, ..self }
+    }
+
+    pub fn workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
     }
 
     /// Servers of its own, to be killed.
@@ -175,6 +179,7 @@ impl Layout {
             dir,
             env,
             _room: None,
+            kept: false,
         };
         self.make_roles(&mut stack);
         if self.mode == Mode::Distributed {

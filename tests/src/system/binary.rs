@@ -1,4 +1,4 @@
-//! The program under test: `steadfast`, as cargo built it beside this test.
+//! The program under test: `steadfast`, as cargo built it beside the program that tests it.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,20 +18,28 @@ pub fn steadfast() -> &'static Path {
         if let Some(path) = std::env::var_os(OVERRIDE) {
             return Ok(path.into());
         }
-        let path = beside_this_test();
+        let path = profile().join("steadfast");
         if is_fresh(&path) { Ok(path) } else { build(path) }
     });
     path.as_ref().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// `target/<profile>/steadfast`; this test is `target/<profile>/deps/it-…`.
-fn beside_this_test() -> PathBuf {
-    let me = std::env::current_exe().expect("the path of this test");
-    let profile = me
-        .parent()
-        .and_then(Path::parent)
-        .expect("a test lies in target/<profile>/deps");
-    profile.join("steadfast")
+/// `target/<profile>`; a test is `target/<profile>/deps/it-…`, a program lies in it.
+fn profile() -> PathBuf {
+    let me = std::env::current_exe().expect("the path of this program");
+    let dir = me.parent().expect("a program lies in a directory");
+    let dir = if dir.ends_with("deps") {
+        dir.parent().unwrap_or(dir)
+    } else {
+        dir
+    };
+    dir.to_owned()
+}
+
+/// Cargo's `target` directory.
+pub fn target() -> PathBuf {
+    let profile = profile();
+    profile.parent().unwrap_or(&profile).to_owned()
 }
 
 /// Cargo writes beside a binary which files it was made of.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use steadfast_tests::{PrivateNats, PrivatePostgres, ScriptedModel};
+use crate::{PrivateNats, PrivatePostgres, ScriptedModel};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
@@ -48,6 +48,7 @@ pub struct Stack {
     pub(super) dir: PathBuf,
     pub(super) env: Env,
     pub(super) _room: Option<SemaphorePermit<'static>>,
+    pub(super) kept: bool,
 }
 
 impl Stack {
@@ -110,13 +111,27 @@ impl Stack {
         }
     }
 
-    /// `steadfast check --settled`: the invariants hold, and no run is open. Answers its report.
-    pub async fn check_settled(&self) -> serde_json::Value {
+    /// The report of `steadfast check --settled`, whatever it says.
+    pub async fn check(&self) -> serde_json::Value {
         let database = self.database();
         let mut args = vec!["check", "--settled", "--json"];
         args.extend(database.iter().map(String::as_str));
-        let ran = self.cli(&args).await.succeeded();
-        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error} in the report: {}", ran.stdout))
+        let ran = self.cli(&args).await;
+        serde_json::from_str(&ran.stdout)
+            .unwrap_or_else(|error| panic!("{error} in the report: {}\n{}", ran.stdout, ran.stderr))
+    }
+
+    /// The invariants hold, and no run is open. Answers the report.
+    pub async fn check_settled(&self) -> serde_json::Value {
+        let report = self.check().await;
+        assert_eq!(report["ok"], true, "{report}");
+        report
+    }
+
+    /// Keeps logs and data of a system that did not do what it should; answers where they are.
+    pub fn keep(&mut self) -> &Path {
+        self.kept = true;
+        &self.dir
     }
 }
 
@@ -126,7 +141,7 @@ impl Drop for Stack {
             home::print_logs(&self.dir);
         }
         self.roles().for_each(Role::kill9);
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && !self.kept {
             std::fs::remove_dir_all(&self.dir).ok();
         }
     }

@@ -1,0 +1,153 @@
+//! One scenario under way: what it has done, and what came of it.
+
+use std::time::{Duration, Instant};
+
+use crate::system::{Chance, Kill, Ride, Role, SETTLE_MAX, Settled, Stack, settle};
+
+use super::Load;
+
+/// What a scenario works with. Its words, in the order a scenario uses them: [`Case::load`], faults ([`Case::kill`],
+/// [`Case::fault`]) with [`Case::pause`] in between, [`Case::finish`], and [`Case::require`] for what is special to it.
+pub struct Case {
+    pub name: &'static str,
+    /// The long form: as many faults as the promise names, not as many as fit into minutes.
+    pub long: bool,
+    pub chance: Chance,
+    begun: Instant,
+    told: Instant,
+    pub(super) faults: u64,
+    pub(super) kills: Vec<Kill>,
+    pub(super) settled: Settled,
+    /// Deliveries of commands beyond those that led to a claim, in hundredths of these.
+    pub(super) extra_deliveries: Option<f64>,
+    pub(super) violations: Vec<String>,
+    /// Promises of this scenario's own that were held against what happened.
+    pub(super) required: u64,
+    pub(super) notes: Vec<String>,
+}
+
+impl Case {
+    pub(super) fn new(name: &'static str, long: bool, seed: u64) -> Self {
+        Self {
+            name,
+            long,
+            chance: Chance::new(seed),
+            begun: Instant::now(),
+            told: Instant::now(),
+            faults: 0,
+            kills: vec![],
+            settled: Settled::default(),
+            extra_deliveries: None,
+            violations: vec![],
+            required: 0,
+            notes: vec![],
+        }
+    }
+
+    /// One number for the short form, another for the long.
+    pub fn pick<T>(&self, short: T, long: T) -> T {
+        if self.long { long } else { short }
+    }
+
+    /// Clients at work; see [`Load::start`]. Back when the first runs have ended.
+    pub async fn load(&mut self, stack: &Stack, clients: usize, drops: Option<u64>) -> Load {
+        let drops = drops.map(|frames| (frames, &mut self.chance));
+        let load = Load::start(stack, clients, drops).await;
+        load.until_ended(clients / 2).await;
+        load
+    }
+
+    pub fn faults(&self) -> u64 {
+        self.faults
+    }
+
+    /// A fault was done that is no kill of a worker.
+    pub fn fault(&mut self) {
+        self.faults += 1;
+    }
+
+    /// SIGKILL, remembered: whoever it held runs of must be replaced in time.
+    pub fn kill(&mut self, role: &mut Role) {
+        if let Some(pid) = role.pid() {
+            self.kills.push(Kill::now(pid));
+            role.kill9();
+            self.faults += 1;
+        }
+    }
+
+    /// A while by chance.
+    pub async fn pause(&mut self, from_ms: u64, to_ms: u64) {
+        let pause = from_ms + self.chance.below(to_ms.saturating_sub(from_ms) + 1);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+
+    /// Says now and then how far the scenario is.
+    pub fn progress(&mut self, load: &Load) {
+        const EVERY: Duration = Duration::from_secs(10);
+        if self.told.elapsed() >= EVERY {
+            self.told = Instant::now();
+            let (at, faults, ended) = (self.begun.elapsed().as_secs(), self.faults, load.ended());
+            println!("  {} at {at} s: {faults} faults, {ended} runs ended", self.name);
+        }
+    }
+
+    /// Something worth a line under the table.
+    pub fn note(&mut self, note: impl Into<String>) {
+        let note = note.into();
+        println!("  {}: {note}", self.name);
+        self.notes.push(note);
+    }
+
+    /// What must be true in this scenario beside what is true in all.
+    pub fn require(&mut self, holds: bool, what: impl Into<String>) {
+        self.required += 1;
+        if !holds {
+            self.violations.push(what.into());
+        }
+    }
+
+    /// The faults are over: every run ends, and everything is held against everything.
+    pub async fn finish(&mut self, stack: &mut Stack, load: Load) {
+        let begun = Instant::now();
+        let rides = load.finish().await;
+        let took = begun.elapsed();
+        self.require(
+            took <= SETTLE_MAX,
+            format!("I4: the last run ended {took:?} after the last fault"),
+        );
+        self.settle(stack, &rides, 0).await;
+    }
+
+    /// As [`Case::finish`], for a scenario with clients of its own. `others`: runs in the log that no ride is about.
+    pub async fn settle(&mut self, stack: &mut Stack, rides: &[Ride], others: usize) {
+        let mut settled = settle(stack, rides, others, &self.kills).await;
+        self.violations.append(&mut settled.violations);
+        self.settled = settled;
+        let failed = std::mem::take(&mut self.settled.failed);
+        self.require(
+            failed.is_empty(),
+            format!("runs that should have completed: {failed:#?}"),
+        );
+        if !self.violations.is_empty() {
+            let kept = stack.keep().display().to_string();
+            self.notes.push(format!("logs and data are kept in {kept}"));
+        }
+    }
+
+    /// Calls were repeated only where a killed worker had one in flight, and each is in the log.
+    pub fn require_every_orphan_excused(&mut self) {
+        let (orphaned, excused) = (self.settled.orphaned, self.settled.excused);
+        self.require(
+            orphaned == excused,
+            format!("I7: {orphaned} calls orphaned, only {excused} of them in the hands of a killed process"),
+        );
+    }
+
+    pub fn require_takeovers_within(&mut self, limit: Duration) {
+        let p99 = self.settled.takeover_ms(0.99);
+        self.require(
+            p99.is_none_or(|p99| u128::from(p99) <= limit.as_millis()),
+            format!("takeover: p99 {p99:?} ms, promised within {limit:?}"),
+        );
+    }
+}
