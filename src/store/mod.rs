@@ -59,6 +59,11 @@ impl Handles {
     }
 }
 
+/// The adapter of a database: for whoever stands between it and its handles.
+pub fn backend(db: Db) -> Arc<dyn Backend> {
+    Arc::new(adapter::Adapter::new(db))
+}
+
 impl Store {
     /// Opens `postgres://…` or `sqlite://PATH`. Does not migrate: see [`Db::migrate`].
     pub async fn open(url: &str) -> Result<Self, Error> {
@@ -67,7 +72,7 @@ impl Store {
     }
 
     pub fn on(db: Db) -> Self {
-        let Handles { appender, reader, .. } = Handles::on(Arc::new(adapter::Adapter::new(db.clone())));
+        let Handles { appender, reader, .. } = Handles::on(backend(db.clone()));
         Self { appender, reader, db }
     }
 
