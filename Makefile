@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help dev services test protocol simulate chaos lint bench real-model clean-services
+.PHONY: help dev services test protocol simulate chaos lint bench real-model test-real-model clean-services
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -46,6 +46,9 @@ bench: ## measure a release build on Postgres and NATS with a scripted model
 
 real-model: ## serve a small real model with an OpenAI-compatible API on 127.0.0.1:18400
 	tests/real-model.sh
+
+test-real-model: ## a streamed run with that model in both modes, as a test
+	tests/test-real-model.sh
 
 clean-services: ## stop the private Postgres and NATS and delete their data
 	tests/services.sh stop

@@ -18,6 +18,7 @@ mod kill;
 mod path;
 mod poison;
 mod providers;
+mod real_model;
 mod stream;
 
 // What those stand on: systems of real processes, clients, and judges of what clients saw.
