@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Does every query of a dashboard ask for something that is there?
+"""Does every query of a dashboard, or of a file of alerts, ask for something that is there?
 
     check_dashboard.py DASHBOARD.json METRICS.txt
+    check_dashboard.py ALERTS.yml METRICS.txt
 
-Reads every query of every panel and variable, takes the metric names and labels out of it, and looks each up in a
+Reads every query of every panel and variable, or every alert's expression, takes the metric names and labels out of it, and looks each up in a
 scraped /metrics. Names each query that asks for a metric without a sample, a label none of the metric's samples has,
 or (with `=`) a value no sample has, and exits with 1. A metric that is announced (HELP, TYPE) but has no sample counts
 as missing: a panel over it shows nothing.
@@ -17,6 +18,7 @@ import sys
 
 # Added by Prometheus when it scrapes, so never in what a process exports.
 TARGET_LABELS = {"job", "instance"}
+TARGET_METRICS = {"up"}
 
 AGGREGATIONS = {
     "sum", "avg", "min", "max", "count", "group", "stddev", "stdvar", "topk", "bottomk", "quantile", "count_values",
@@ -202,6 +204,28 @@ def queries(dashboard):
             yield f"variable {variable.get('name', '?')!r}", query.get("query", "") if isinstance(query, dict) else query
 
 
+ALERT = re.compile(r"^\s*- alert:\s*(\S+)\s*$")
+EXPRESSION = re.compile(r"^(\s*)expr:\s*(.*?)\s*$")
+
+
+def alerts(text):
+    """(name, expression) for every alert. Reads the YAML this repository writes: `expr:` on one line, or a `|` block."""
+    name, lines = "?", text.splitlines()
+    for at, line in enumerate(lines):
+        if match := ALERT.match(line):
+            name = match.group(1)
+        elif match := EXPRESSION.match(line):
+            indent, expression = len(match.group(1)), match.group(2)
+            if expression == "|":
+                block = []
+                for following in lines[at + 1:]:
+                    if following.strip() and len(following) - len(following.lstrip()) <= indent:
+                        break
+                    block.append(following.strip())
+                expression = "\n".join(block).strip()
+            yield f"alert {name}", expression
+
+
 LABEL_VALUES = re.compile(r"^label_values\((?:(.*),)?\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*\)$", re.DOTALL)
 
 
@@ -226,6 +250,8 @@ def faults(query, found):
         return ["the query names no metric"]
     said = []
     for selector in asked:
+        if selector.metric in TARGET_METRICS:
+            continue
         labels = found.get(selector.metric)
         if labels is None:
             histogram = f"{selector.metric}_bucket" in found
@@ -243,17 +269,17 @@ def faults(query, found):
 
 def main(arguments):
     if len(arguments) != 2:
-        print("usage: check_dashboard.py DASHBOARD.json METRICS.txt", file=sys.stderr)
+        print("usage: check_dashboard.py DASHBOARD.json|ALERTS.yml METRICS.txt", file=sys.stderr)
         return 2
     try:
         with open(arguments[0], encoding="utf-8") as file:
-            dashboard = json.load(file)
+            text = file.read()
+        asked = list(alerts(text)) if arguments[0].endswith((".yml", ".yaml")) else list(queries(json.loads(text)))
         with open(arguments[1], encoding="utf-8") as file:
             found = samples(file.read())
     except (OSError, ValueError) as error:
         print(f"check_dashboard.py: {error}", file=sys.stderr)
         return 2
-    asked = list(queries(dashboard))
     wrong = 0
     for where, query in asked:
         said = faults(query, found)

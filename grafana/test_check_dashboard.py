@@ -55,6 +55,35 @@ class Queries(unittest.TestCase):
                 else:
                     self.assertEqual(asked(query), expected)
 
+    def test_alerts_are_read_with_expressions_of_one_line_and_of_many(self):
+        text = """groups:
+  - name: a
+    rules:
+      - alert: One
+        expr: max(depth) > 1
+        for: 1m
+      - alert: Two
+        expr: |
+          sum(runs_total{status="failed"})
+            / sum(nowhere) > 1
+        labels: { severity: page }
+      - alert: Three
+        expr: up{job="x"} == 0 or absent(up)
+"""
+        found = list(check.alerts(text))
+        self.assertEqual([name for name, _ in found], ["alert One", "alert Two", "alert Three"])
+        metrics = check.samples(METRICS)
+        self.assertEqual([bool(check.faults(expression, metrics)) for _, expression in found], [False, True, False])
+        self.assertIn("no sample of metric nowhere", check.faults(found[1][1], metrics)[0])
+
+    def test_every_alert_has_its_runbook_and_every_runbook_its_alert(self):
+        root = DASHBOARD.parent.parent.parent
+        names = [name.split()[1] for name, _ in check.alerts((root / "deploy/prometheus/alerts.yml").read_text())]
+        runbook = (root / "docs/reliability/runbooks.md").read_text().splitlines()
+        headings = [line[3:].strip() for line in runbook if line.startswith("## ")]
+        self.assertGreater(len(names), 10)
+        self.assertEqual(sorted(names), sorted(headings))
+
     def test_a_variable_asks_for_its_label(self):
         (selector,) = check.read("label_values(runs_total, agent)")
         self.assertEqual((selector.metric, selector.labels), ("runs_total", {"agent"}))

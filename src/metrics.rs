@@ -111,6 +111,8 @@ family! {
         approvals: IntCounterVec = counters("steadfast_approvals_requested_total", "Questions put to people, by what about.", &["about"]);
         budget_exceeded: IntCounterVec = counters("steadfast_budget_exceeded_total", "Times a run had to wait for a larger budget.", &["limit"]);
         fenced: IntCounter = counter("steadfast_fenced_appends_total", "Appends refused because the run had a newer claim.");
+        stuck: IntCounter = counter("steadfast_runs_stuck_total", "Times a run could not go on because the log, or its own outcome, forbade it.");
+        left_to_newer: IntCounter = counter("steadfast_runs_left_to_newer_total", "Times a run was left alone because a newer build has written to it.");
         redriven: IntCounter = counter("steadfast_redriven_total", "Commands published by the redriver.");
     }
 }
@@ -180,6 +182,9 @@ family! {
             Opts::new("steadfast_projection_lag_seconds", "Age of the oldest event a projection has not applied."), &["projection"]));
         projection_events: IntCounterVec = counters("steadfast_projection_events_total", "Events applied.", &["projection"]);
         projection_errors: IntCounterVec = counters("steadfast_projection_errors_total", "Times a projection stopped at an event.", &["projection"]);
+        projection_stopped: IntGaugeVec = gauges("steadfast_projection_stopped", "1 while a projection stands at an event it cannot apply.", &["projection"]);
+        xmin_age: Gauge = register(Gauge::new("steadfast_log_xmin_age_seconds",
+            "For how long the same open transaction has been the oldest: readers of the whole log see nothing behind it."));
         up: IntGaugeVec = gauges("steadfast_up", "1 for each role this process runs.", &["role", "version"]);
     }
 }

@@ -144,7 +144,7 @@ pub struct Migrate {
     #[command(flatten)]
     pub servers: Servers,
     /// The database was restored from a backup into another cluster: begin a new generation of the log. Stop all
-    /// roles first
+    /// roles first. Nothing starts in such a cluster without it; given where it was not needed it does no harm
     #[arg(long)]
     pub restored: bool,
 }

@@ -8,7 +8,7 @@ use steadfast::{
     feed::{LiveFeed, NatsFeed},
     queue::{CommandQueue, JetStreamQueue, QueueOptions},
     run::agent::DEFAULT_PROVIDER,
-    store::{Db, Error, Store},
+    store::{Db, Error, Store, home},
 };
 use steadfast_workers::{
     model::{ApiKey, Bulkheads, DEFAULT_BASE_URL, Models, OpenAiOptions},
@@ -60,12 +60,20 @@ pub async fn shared_store_soon(
 async fn check_schema(db: &Db, url: &Secret, wait: Duration) -> Result<(), Failure> {
     let missing = missing_migrations(db, url, wait).await?;
     if missing.is_empty() {
-        return Ok(());
+        return check_home(db).await;
     }
     let names = missing.join(", ");
     Err(Failure::new(format!(
         "the database lacks migrations ({names}); run `steadfast migrate` first"
     )))
+}
+
+/// Refuses a log that was restored from another cluster and has not been told.
+pub async fn check_home(db: &Db) -> Result<(), Failure> {
+    match db.log_is_strange().await? {
+        None => Ok(()),
+        Some(reason) => Err(Failure::new(format!("{reason}; {}", home::REMEDY))),
+    }
 }
 
 /// The address of the Postgres that separate processes share.

@@ -225,6 +225,14 @@ impl From<store::Error> for Problem {
                 Self::unavailable("the database is not available; try again").because(error.to_string())
             }
             store::Error::Refused(_) | store::Error::Corrupt { .. } => Self::internal(error.to_string()),
+            store::Error::Newer { run_id, .. } => {
+                let detail = "a newer build has written to this run, as during an upgrade: its events can be read and \
+                              streamed here, and a newer gateway answers the rest; try again";
+                Self::unavailable(detail)
+                    .code("newer_build")
+                    .of_run(run_id)
+                    .because(error.to_string())
+            }
         }
     }
 }

@@ -170,7 +170,7 @@ pub async fn apply_alone(tables: &dyn Tables, lane: &mut Lane, mut entries: &[En
 fn refused(entry: &Entry, error: Error) -> Broken {
     let event = &entry.log.event;
     let error = match error {
-        Error::Corrupt { .. } => error,
+        Error::Corrupt { .. } | Error::Newer { .. } => error,
         other => {
             let reason = format!("{} could not be applied: {other}", event.name);
             Error::Corrupt {

@@ -22,6 +22,7 @@ mod rebuild;
 mod rows;
 mod schema;
 pub mod tables;
+mod watch;
 
 pub use check::{CheckReport, Options, Violation, check};
 pub use checkpoint::Checkpoint;

@@ -21,6 +21,7 @@ use crate::{
     models,
     projection::{Names, Projection},
     tables::Tables,
+    watch::Watch,
 };
 
 /// The part's name in `/readyz`.
@@ -34,7 +35,7 @@ const IDLE_POLL: Duration = Duration::from_millis(200);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A projector that has not looked at the log for so long is not ready.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// How often an idle projector asks for events that an open transaction holds back.
+/// How often the projector asks what holds readers back, and when idle, which events.
 const HELD_BACK_LOOK: Duration = Duration::from_secs(1);
 
 pub struct Projector {
@@ -98,6 +99,7 @@ impl Projector {
     async fn follow(&self) {
         let mut log = Log::new(self.reader.clone());
         let mut lanes = Vec::new();
+        let mut watch = Watch::default();
         let mut last_look = Instant::now() - HELD_BACK_LOOK;
         loop {
             let round = async {
@@ -109,15 +111,18 @@ impl Projector {
                     self.tables.create(&self.projections).await?;
                 }
                 let found = self.round(&mut log, &mut lanes).await?;
-                if found == Found::Nothing && last_look.elapsed() >= HELD_BACK_LOOK {
+                if last_look.elapsed() >= HELD_BACK_LOOK {
                     last_look = Instant::now();
-                    self.look_for_held_back(&lanes).await?;
+                    watch.look(&*self.tables).await?;
+                    if found == Found::Nothing {
+                        self.look_for_held_back(&lanes).await?;
+                    }
                 }
                 Ok(found)
             };
             match round.await {
                 Ok(found) => {
-                    self.tell(&lanes);
+                    self.tell(&lanes, &watch);
                     match found {
                         Found::MoreThanAPage => tokio::task::yield_now().await,
                         Found::Events => tokio::time::sleep(BUSY_PAUSE).await,
@@ -211,12 +216,17 @@ impl Projector {
         }
     }
 
-    fn tell(&self, lanes: &[Lane]) {
-        match lanes.iter().find_map(|lane| lane.trouble()) {
-            Some((reason, _)) => self.health.trouble(PART, reason),
+    fn tell(&self, lanes: &[Lane], watch: &Watch) {
+        let stopped = lanes.iter().find_map(|lane| lane.trouble()).map(|(reason, _)| reason);
+        match watch.trouble().or(stopped) {
+            Some(reason) => self.health.trouble(PART, reason),
             None => self.health.progress(PART),
         }
         for lane in lanes {
+            metrics::flow()
+                .projection_stopped
+                .with_label_values(&[lane.projection.name()])
+                .set(lane.trouble().is_some().into());
             if let Some((_, Some(time))) = lane.trouble() {
                 set_lag(lane, Some(time));
             }

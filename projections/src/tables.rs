@@ -32,6 +32,20 @@ pub trait Tables: Send + Sync + 'static {
 
     /// The time of the first event behind a place, also of one that readers of the whole log may not see yet.
     async fn first_behind(&self, place: Position) -> Result<Option<Time>, Error>;
+
+    /// What holds readers of the whole log back. Nothing does where there is one writer.
+    async fn horizon(&self) -> Result<Horizon, Error> {
+        Ok(Horizon::default())
+    }
+}
+
+/// The end of what may be read of the log.
+#[derive(Debug, Default)]
+pub struct Horizon {
+    /// The number of the oldest transaction that is open, anywhere in the cluster. Nothing from there on is readable.
+    pub oldest_open: Option<i64>,
+    /// The log was restored from another cluster and does not know it: see [`Db::log_is_strange`].
+    pub strange: Option<String>,
 }
 
 /// A transaction: all of it happens, or nothing. Dropped, nothing.
@@ -77,6 +91,24 @@ impl Tables for Db {
         };
         let rows = self.fetch(sql, &[generation.into(), txid.into(), seq.into()]).await?;
         rows.first().map(|row| row.get("time")).transpose()
+    }
+
+    async fn horizon(&self) -> Result<Horizon, Error> {
+        if !self.is_postgres() {
+            return Ok(Horizon::default());
+        }
+        // Where none is open, both are the number the next one will get.
+        let sql = "select cast(cast(pg_snapshot_xmin(s) as text) as bigint) as oldest, \
+                   pg_snapshot_xmin(s) < pg_snapshot_xmax(s) as open from pg_current_snapshot() as s";
+        let rows = self.fetch(sql, &[]).await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Error::Refused("a snapshot has no row".into()))?;
+        let (oldest, open): (i64, bool) = (row.get("oldest")?, row.get("open")?);
+        Ok(Horizon {
+            oldest_open: open.then_some(oldest),
+            strange: self.log_is_strange().await?,
+        })
     }
 }
 

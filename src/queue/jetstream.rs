@@ -270,4 +270,8 @@ impl Receipt for JetStreamReceipt {
     async fn give_back(self: Box<Self>, after: Duration) {
         let _ = self.0.ack_with(AckKind::Nak(Some(after))).await;
     }
+
+    fn deliveries(&self) -> u64 {
+        self.0.info().map_or(1, |info| info.delivered.unsigned_abs())
+    }
 }

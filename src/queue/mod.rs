@@ -47,6 +47,11 @@ impl Delivery {
         Self { command, receipt }
     }
 
+    /// How often this message has been delivered, this time included.
+    pub fn deliveries(&self) -> u64 {
+        self.receipt.deliveries()
+    }
+
     /// The command is done with: the store knows all that follows from it.
     pub async fn ack(self) {
         self.receipt.ack().await;
@@ -63,6 +68,11 @@ impl Delivery {
 pub trait Receipt: Send {
     async fn ack(self: Box<Self>);
     async fn give_back(self: Box<Self>, after: Duration);
+
+    /// A queue that never delivers a message twice need not count.
+    fn deliveries(&self) -> u64 {
+        1
+    }
 }
 
 #[async_trait]

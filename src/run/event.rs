@@ -1,20 +1,20 @@
 //! The facts of a run's stream. A fact is never changed and never deleted.
 //!
-//! Each has a name (on the wire, in SQL and here), a schema version, and where an older schema was released, an
-//! upcaster in [`Event::from_stored`].
+//! Each has a name (on the wire, in SQL and here) and a schema version. Older schemas are lifted by the steps of
+//! [`upcast`](super::upcast); what is unknown comes from a newer build, and is refused by name.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     AgentRef, Amounts, ApprovalId, Limits, Message, Question, RunId, SessionId, Shortage, Terms, Time, ToolCall,
-    ToolSpec, Usage, agent::AgentTool,
+    ToolSpec, Usage, agent::AgentTool, upcast,
 };
 
 /// The log contradicts itself or speaks a language this build does not know. Never guessed past.
 #[derive(Debug, thiserror::Error)]
 pub enum Corrupt {
-    #[error("event type {name:?} with schema {schema} is not known to this build; a newer worker must take this run")]
+    #[error("event type {name:?} with schema {schema} is not known to this build; it takes a newer one to go on")]
     UnknownEvent { name: String, schema: u16 },
     #[error("the payload of a {name} event does not read: {reason}")]
     BadPayload { name: String, reason: String },
@@ -31,6 +31,12 @@ macro_rules! events {
             /// The name of every event type, in the order of a run's life.
             pub const NAMES: &'static [&'static str] = &[$($wire),*];
 
+            /// Every type with the schema this build writes.
+            pub const SCHEMAS: &'static [(&'static str, u16)] = &[$(($wire, $schema)),*];
+
+            /// Grows with every new type and every raised schema: which events a build can have folded.
+            pub const VOCABULARY: u32 = 0 $(+ $schema)*;
+
             /// The name in the log and on the wire.
             pub fn name(&self) -> &'static str { match self { $(Self::$name(_) => $wire,)* } }
 
@@ -42,12 +48,15 @@ macro_rules! events {
                 json.expect("event payloads have string keys only")
             }
 
-            /// Reads an event back; the place where older schemas are lifted to today's.
+            /// Reads an event back; an older schema is lifted to today's.
             pub fn from_stored(name: &str, schema: u16, payload: &str) -> Result<Self, Corrupt> {
                 let bad = |e: serde_json::Error| Corrupt::BadPayload { name: name.into(), reason: e.to_string() };
                 match (name, schema) {
                     $(($wire, $schema) => Ok(Self::$name(serde_json::from_str(payload).map_err(bad)?)),)*
-                    _ => Err(Corrupt::UnknownEvent { name: name.into(), schema }),
+                    _ => match upcast::lift(upcast::STEPS, name, schema, payload)? {
+                        Some((schema, payload)) => Self::from_stored(name, schema, &payload),
+                        None => Err(Corrupt::UnknownEvent { name: name.into(), schema }),
+                    },
                 }
             }
         }

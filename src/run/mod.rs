@@ -22,6 +22,7 @@ pub mod message;
 pub mod next;
 pub mod seam;
 pub mod state;
+pub mod upcast;
 
 #[cfg(test)]
 mod tests;

@@ -86,6 +86,11 @@ impl Adapter {
 
 const EVENT_COLUMNS: &str = "run_id, version, tenant_id, type, schema, time, payload, hash";
 
+/// On Postgres: the log up to the oldest transaction still open, which is where the index stops being read. A lower number
+/// may commit later, a tuple may not. Of older generations, restored from another cluster, nothing is open.
+const READABLE: &str = "(generation, txid) < ((select max(generation) from log_generations),
+                                              pg_snapshot_xmin(pg_current_snapshot()))";
+
 fn event_of(row: &Row) -> Result<StoredEvent, Error> {
     Ok(StoredEvent {
         run_id: RunId(row.get("run_id")?),
@@ -214,13 +219,12 @@ impl Backend for Adapter {
 
     async fn log(&self, after: Position, limit: u32) -> Result<Vec<LogEntry>, Error> {
         let sql = if self.db.is_postgres() {
-            // Stops at the oldest transaction still open: a lower number may commit later, a tuple may not. Ordered by
-            // the columns, not by the casts of the same names: only those have the index.
+            // Ordered by the columns, not by the casts of the same names: only those have the index.
             format!(
                 "select {EVENT_COLUMNS}, generation::bigint as generation, txid::text::bigint as txid, position
                  from events
                  where (generation, txid, position) > ($1::integer, $2::text::xid8, $3)
-                   and txid < pg_snapshot_xmin(pg_current_snapshot())
+                   and {READABLE}
                  order by events.generation, events.txid, events.position limit $4"
             )
         } else {
@@ -258,13 +262,15 @@ impl Backend for Adapter {
 
     async fn log_end(&self) -> Result<Position, Error> {
         let sql = if self.db.is_postgres() {
-            "select generation::bigint as generation, txid::text::bigint as txid, position from events
-             where txid < pg_snapshot_xmin(pg_current_snapshot())
-             order by events.generation desc, events.txid desc, events.position desc limit 1"
+            format!(
+                "select generation::bigint as generation, txid::text::bigint as txid, position from events
+                 where {READABLE}
+                 order by events.generation desc, events.txid desc, events.position desc limit 1"
+            )
         } else {
-            "select generation, txid, position from events order by position desc limit 1"
+            "select generation, txid, position from events order by position desc limit 1".into()
         };
-        let rows = self.db.fetch(sql, &[]).await?;
+        let rows = self.db.fetch(&sql, &[]).await?;
         let Some(row) = rows.first() else {
             return Ok(Position::default());
         };

@@ -35,7 +35,7 @@ impl AggregateContext<Run> for Context {
 fn fault(error: Error) -> AggregateError<Refusal> {
     match error {
         Error::Unavailable(_) => AggregateError::DatabaseConnectionError(error.into()),
-        Error::Refused(_) => AggregateError::UnexpectedError(error.into()),
+        Error::Refused(_) | Error::Newer { .. } => AggregateError::UnexpectedError(error.into()),
         Error::Corrupt { .. } => AggregateError::DeserializationError(error.into()),
     }
 }

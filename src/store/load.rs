@@ -5,6 +5,9 @@ use crate::run::{Event, Run, RunId, state::STATE_VERSION};
 
 /// A snapshot is kept each time a run has grown by this many events: it bounds the cost of loading.
 pub const SNAPSHOT_EVERY: u64 = 256;
+/// Whose snapshots are read: builds that fold alike. One that knows more events may have folded some this one does not
+/// know, and would be believed.
+const SNAPSHOT_VERSION: u32 = STATE_VERSION * 10_000 + Event::VOCABULARY;
 const PAGE: u32 = 1000;
 /// Read together with the head: all there is of most runs.
 const FIRST_PAGE: u32 = 64;
@@ -43,7 +46,7 @@ impl Reader {
         let (run, hash) = (Run::default(), GENESIS);
         let mut loaded = Loaded { head, run, hash };
         if loaded.head.version >= SNAPSHOT_EVERY
-            && let Some(snapshot) = self.backend().snapshot(run_id, STATE_VERSION).await?
+            && let Some(snapshot) = self.backend().snapshot(run_id, SNAPSHOT_VERSION).await?
             // A snapshot that does not read is as good as none: the log is the truth.
             && let Ok(state) = serde_json::from_str::<Run>(&snapshot.state)
             && state.version == snapshot.version
@@ -83,7 +86,7 @@ impl Reader {
             state,
         };
         self.backend()
-            .put_snapshot(loaded.head.run_id, &snapshot, STATE_VERSION)
+            .put_snapshot(loaded.head.run_id, &snapshot, SNAPSHOT_VERSION)
             .await
     }
 

@@ -12,6 +12,7 @@ mod backend;
 mod clock;
 mod cqrs;
 mod encode;
+pub mod home;
 mod load;
 mod postgres;
 mod providers;

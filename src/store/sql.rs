@@ -127,7 +127,8 @@ impl Db {
         done.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(error) => error.into(),
             other => Error::Refused(format!("migration: {other}")),
-        })
+        })?;
+        self.remember_cluster().await
     }
 
     /// The migrations this build knows and the database lacks, by name.
@@ -472,25 +473,33 @@ impl From<sqlx::Error> for Error {
 
 /// Migrations are never edited once released: a new file is added.
 fn migrations(postgres: bool) -> Vec<Migration> {
-    const FILES: [(i64, &str, &str, &str); 2] = [
+    type File = (i64, &'static str, &'static str, Option<&'static str>);
+    const FILES: [File; 3] = [
         (
             1,
             "event store",
             include_str!("../../migrations/postgres/0001_event_store.sql"),
-            include_str!("../../migrations/sqlite/0001_event_store.sql"),
+            Some(include_str!("../../migrations/sqlite/0001_event_store.sql")),
         ),
         (
             2,
             "provider states",
             include_str!("../../migrations/postgres/0002_provider_states.sql"),
-            include_str!("../../migrations/sqlite/0002_provider_states.sql"),
+            Some(include_str!("../../migrations/sqlite/0002_provider_states.sql")),
+        ),
+        (
+            3,
+            "log generations",
+            include_str!("../../migrations/postgres/0003_log_generations.sql"),
+            None,
         ),
     ];
     FILES
         .iter()
-        .map(|(version, name, pg, lite)| {
-            let sql = sqlx::SqlSafeStr::into_sql_str(if postgres { *pg } else { *lite });
-            Migration::new(*version, Cow::Borrowed(*name), MigrationType::Simple, sql, false)
+        .filter_map(|(version, name, pg, lite)| {
+            let sql = sqlx::SqlSafeStr::into_sql_str(if postgres { *pg } else { (*lite)? });
+            let name = Cow::Borrowed(*name);
+            Some(Migration::new(*version, name, MigrationType::Simple, sql, false))
         })
         .collect()
 }

@@ -28,14 +28,34 @@ pub enum Error {
         version: u64,
         reason: String,
     },
+    /// A newer build recorded it: nothing is wrong, but only such a build can go on here.
+    #[error(
+        "run {run_id}, version {version}: event type {event:?} with schema {schema} is not known to this build; \
+         a newer build recorded it and can go on"
+    )]
+    Newer {
+        run_id: RunId,
+        version: u64,
+        event: String,
+        schema: u16,
+    },
 }
 
 impl Error {
-    pub(crate) fn corrupt(event: &StoredEvent, reason: &Corrupt) -> Self {
-        Self::Corrupt {
-            run_id: event.run_id,
-            version: event.version,
-            reason: reason.to_string(),
+    fn unreadable(event: &StoredEvent, reason: Corrupt) -> Self {
+        let (run_id, version) = (event.run_id, event.version);
+        match reason {
+            Corrupt::UnknownEvent { name: event, schema } => Self::Newer {
+                run_id,
+                version,
+                event,
+                schema,
+            },
+            reason @ Corrupt::BadPayload { .. } => Self::Corrupt {
+                run_id,
+                version,
+                reason: reason.to_string(),
+            },
         }
     }
 }
@@ -57,7 +77,40 @@ pub struct StoredEvent {
 
 impl StoredEvent {
     pub fn decode(&self) -> Result<Event, Error> {
-        Event::from_stored(&self.name, self.schema, &self.payload).map_err(|reason| Error::corrupt(self, &reason))
+        #[cfg(debug_assertions)]
+        if let Some(unknown) = older::forgotten(self) {
+            return Err(unknown);
+        }
+        Event::from_stored(&self.name, self.schema, &self.payload).map_err(|reason| Error::unreadable(self, reason))
+    }
+}
+
+/// In test builds a process can pretend to be an older one, from before some event types: the tests of rolling upgrades
+/// start some of their processes so.
+#[cfg(debug_assertions)]
+mod older {
+    use std::sync::LazyLock;
+
+    use super::{Error, StoredEvent};
+
+    /// The event types to forget, separated by commas.
+    const FORGETS: &str = "STEADFAST_TEST_FORGETS";
+
+    pub fn forgotten(event: &StoredEvent) -> Option<Error> {
+        static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
+            let names = std::env::var(FORGETS).unwrap_or_default();
+            names
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect()
+        });
+        NAMES.contains(&event.name).then(|| Error::Newer {
+            run_id: event.run_id,
+            version: event.version,
+            event: event.name.clone(),
+            schema: event.schema,
+        })
     }
 }
 

@@ -43,18 +43,21 @@ async fn the_example_eval_passes_without_a_key_and_the_dashboard_finds_every_met
 
         let metrics = stack.file("metrics.txt");
         std::fs::write(&metrics, api.get("/metrics").await.text).expect("a place to write");
-        let checked = tokio::process::Command::new("python3")
-            .arg(repository("grafana/check_dashboard.py"))
-            .arg(repository("grafana/dashboards/steadfast.json"))
-            .arg(&metrics)
-            .output()
-            .await
-            .expect("python3 starts");
-        let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
-        assert!(
-            checked.status.success(),
-            "the dashboard asks for what is not there:\n{said}"
-        );
+        for queries in ["grafana/dashboards/steadfast.json", "deploy/prometheus/alerts.yml"] {
+            let checked = tokio::process::Command::new("python3")
+                .arg(repository("grafana/check_dashboard.py"))
+                .arg(repository(queries))
+                .arg(&metrics)
+                .output()
+                .await
+                .expect("python3 starts");
+            let said =
+                String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+            assert!(
+                checked.status.success(),
+                "{queries} asks for what is not there:\n{said}"
+            );
+        }
     })
     .await;
     stack.check_settled().await;
@@ -78,4 +81,16 @@ async fn the_example_eval_closes_the_gate_on_a_broken_agent() {
         );
     })
     .await;
+}
+
+#[tokio::test]
+async fn every_alert_has_its_runbook_and_the_reader_of_queries_reads_them() {
+    let mut command = tokio::process::Command::new("python3");
+    command.args(["-m", "unittest", "discover", "-s", "grafana"]);
+    let ran = command
+        .current_dir(repository("."))
+        .output()
+        .await
+        .expect("python3 starts");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }

@@ -19,7 +19,9 @@ mod path;
 mod poison;
 mod providers;
 mod real_model;
+mod restore;
 mod stream;
+mod upgrade;
 
 // What those stand on: systems of real processes, clients, and judges of what clients saw.
 mod support;

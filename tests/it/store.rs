@@ -9,7 +9,9 @@ mod idempotency;
 mod keys;
 mod loading;
 mod log;
+mod newer;
 mod providers;
+mod restored;
 mod seam;
 mod sessions;
 mod unknown_commit;
@@ -70,6 +72,9 @@ conformance! {
     loading::a_loaded_run_catches_up_with_other_writers,
     loading::a_claim_that_the_head_does_not_show_yet_is_seen_in_the_events,
     loading::an_unknown_run_is_none,
+    newer::an_event_from_the_future_is_refused_by_name_and_read_as_it_was_stored,
+    newer::a_run_from_the_future_stays_due_and_is_offered_again,
+    newer::a_snapshot_of_a_build_that_knows_more_events_is_ignored,
     log::a_reader_sees_every_event_once_and_in_order_while_sixteen_write,
     log::pages_of_one_event_are_as_good_as_one_page,
     keys::an_api_key_is_found_by_its_hash_until_it_is_revoked,

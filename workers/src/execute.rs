@@ -36,6 +36,7 @@ impl From<Error> for Done {
         match error {
             Error::Unavailable(_) => Self::Away(error.to_string()),
             Error::Refused(_) | Error::Corrupt { .. } => Self::Stuck(error.to_string()),
+            Error::Newer { .. } => Self::Newer(error.to_string()),
         }
     }
 }
@@ -53,6 +54,8 @@ pub enum Done {
     HandedBack,
     /// The database is away: nobody can do better before it is back.
     Away(String),
+    /// A newer build has written to it: it stays as it is until a worker of such a build takes it.
+    Newer(String),
     /// The log did not let us go on; someone will try again.
     Stuck(String),
 }
@@ -278,7 +281,7 @@ impl Execution {
         };
         if changed && let Err(done) = self.refresh().await {
             // A database that is away is no reason to drop a call that was paid for: its append will wait.
-            return if matches!(done, Done::Away(_) | Done::Stuck(_)) {
+            return if matches!(done, Done::Away(_) | Done::Stuck(_) | Done::Newer(_)) {
                 Interrupt::Changed
             } else {
                 Interrupt::Stop(done)

@@ -30,6 +30,9 @@ use crate::{
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
 /// A command that met an absent database comes again after this.
 const AWAY_PAUSE: Duration = Duration::from_secs(1);
+/// A command about a run that a newer build has written to goes round among the workers so often, and this slowly.
+const NEWER_TRIES: u64 = 10;
+const NEWER_PAUSE: Duration = Duration::from_secs(1);
 /// A worker that has neither pulled a command nor found none for so long is not ready.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// What a stopping worker keeps of its drain time for handing back what did not end.
@@ -275,14 +278,24 @@ async fn advance(
     }
     match &done {
         Done::Stuck(reason) => {
+            metrics::runs().stuck.inc();
             tracing::error!(run.id = %command.run_id, reason, "a run is stuck; it will be tried again")
         }
         Done::Away(reason) => tracing::warn!(run.id = %command.run_id, reason, "a run waits for the database"),
+        Done::Newer(reason) => {
+            // Not claimed, not failed: it is offered again and again, less and less often.
+            metrics::runs().left_to_newer.inc();
+            tracing::warn!(run.id = %command.run_id, reason, "a run is left to a newer worker");
+        }
         Done::Settled | Done::Lost | Done::Held | Done::HandedBack => {}
     }
     match (delivery, done) {
         // Nobody looked at the run: its command comes again before the redriver would find it.
         (Some(delivery), Done::Away(_)) => delivery.give_back(AWAY_PAUSE).await,
+        // Another worker may be newer. Not for ever: while none is, the redriver's growing pauses are enough.
+        (Some(delivery), Done::Newer(_)) if delivery.deliveries() < NEWER_TRIES => {
+            delivery.give_back(NEWER_PAUSE).await
+        }
         // Not claimed: whoever holds the run, or the redriver once it is due, goes on with it.
         (Some(delivery), _) => delivery.ack().await,
         (None, _) => {}

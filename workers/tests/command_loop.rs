@@ -4,6 +4,8 @@
     reason = "a test is an edge: it makes its own ids and times"
 )]
 
+#[path = "command_loop/newer.rs"]
+mod newer;
 #[path = "command_loop/people.rs"]
 mod people;
 #[path = "command_loop/walls.rs"]

@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 
 use async_nats::ConnectOptions;
-use steadfast::{
-    queue::JetStreamQueue,
-    store::{Db, sql::Tx},
-};
+use steadfast::{queue::JetStreamQueue, store::Db};
 
-use crate::{args, compose, config::Settings, error::Failure, nats, output, secret::shown_url};
+use crate::{
+    args, compose,
+    config::Settings,
+    error::{Context, Failure},
+    nats, output,
+    secret::shown_url,
+};
 
 /// How long NATS is waited for.
 const NATS_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -25,39 +28,18 @@ pub async fn migrate(settings: &Settings, args: args::Migrate) -> Result<ExitCod
     }
     steadfast_projections::create_tables(&db).await?;
     if args.restored {
-        let generation = begin_generation(&db).await?;
+        let generation = db
+            .begin_generation()
+            .await
+            .context("beginning a new generation of the log")?;
         output::line(&format!(
             "log       new events are of generation {generation}, after all that were restored"
         ))?;
     }
+    compose::check_home(&db).await?;
     queue(settings, args.servers.nats.as_deref()).await?;
     super::close(&db).await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Another cluster's transaction numbers start again; what is written from now on must still come after what was
-/// restored, so it gets a higher generation.
-async fn begin_generation(db: &Db) -> Result<i64, Failure> {
-    let mut tx: Tx = db.begin().await?;
-    // Nobody may append between the look and the change.
-    tx.execute("lock table events in access exclusive mode", &[]).await?;
-    let rows = tx
-        .fetch(
-            "select coalesce(max(generation), 0)::bigint + 1 as next from events",
-            &[],
-        )
-        .await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| Failure::new("the log's generation could not be read"))?;
-    let next: i64 = row.get("next")?;
-    tx.execute(
-        &format!("alter table events alter column generation set default {next}"),
-        &[],
-    )
-    .await?;
-    tx.commit().await?;
-    Ok(next)
 }
 
 /// Workers make the stream too when they miss it; here a server that cannot be used is found before they start.

@@ -64,6 +64,8 @@ pub struct Findings {
     pub blobs: u64,
     pub rows: u64,
     pub not_checked: BTreeSet<String>,
+    /// A newer build has written to some of the runs.
+    pub left_to_newer: bool,
     violations_total: u64,
     violations: Vec<Violation>,
 }
@@ -140,6 +142,7 @@ impl Findings {
         self.blobs += other.blobs;
         self.rows += other.rows;
         self.not_checked.extend(other.not_checked);
+        self.left_to_newer |= other.left_to_newer;
         self.violations_total += other.violations_total;
         let room = VIOLATIONS_SHOWN_MAX - self.violations.len();
         self.violations.extend(other.violations.into_iter().take(room));

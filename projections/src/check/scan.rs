@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, iter::Peekable, sync::Arc, vec::IntoIter};
 use sha2::{Digest, Sha256};
 use steadfast::{
     run::{
-        Event, RunId, SessionId,
+        Corrupt, Event, RunId, SessionId,
         agent::{hex, unhex},
     },
     store::{
@@ -128,6 +128,9 @@ impl Work<'_> {
         self.findings.events += 1;
         check.link(&raw, &mut self.findings);
         let Ok(mut stored) = raw.stored else { return Ok(None) };
+        if check.is_left_to_newer() {
+            return Ok(None);
+        }
         if let Some(hash) = referred(&stored.payload) {
             match self.blob(&hash, Subject::event(stored.run_id, stored.version)).await? {
                 Some(payload) => stored.payload = payload,
@@ -153,7 +156,17 @@ impl Work<'_> {
                     origin,
                 }))
             }
-            Err(reason) => {
+            // Not damage: whoever recorded it can check it.
+            Err(Corrupt::UnknownEvent { name, schema }) => {
+                check.leave_to_newer();
+                self.findings.left_to_newer = true;
+                let what = format!(
+                    "the state of runs with {name:?} events of schema {schema}: a newer build recorded them; check with it"
+                );
+                self.findings.not_checked.insert(what);
+                Ok(None)
+            }
+            Err(reason @ Corrupt::BadPayload { .. }) => {
                 check.unreadable(&reason.to_string(), &mut self.findings);
                 Ok(None)
             }

@@ -94,7 +94,7 @@ async fn progress_is_told() {
 #[tokio::test]
 async fn every_kind_of_damage_is_found_and_named() {
     // What is done to the run that completed; which invariant must speak, and what it must say.
-    const DAMAGE: [(&str, &str, &str); 20] = [
+    const DAMAGE: [(&str, &str, &str); 21] = [
         (
             "update events set payload = replace(payload, 'noon', 'moon') where run_id = RUN and version = 8",
             "I14",
@@ -112,8 +112,13 @@ async fn every_kind_of_damage_is_found_and_named() {
         ),
         (
             "update events set type = 'no.such' where run_id = RUN and version = 5",
+            "I14",
+            "hash",
+        ),
+        (
+            "update events set payload = '7' where run_id = RUN and version = 5",
             "I16",
-            "no.such",
+            "does not read",
         ),
         (
             "update events set tenant_id = 'acme' where run_id = RUN and version = 5",

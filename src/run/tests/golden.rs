@@ -407,3 +407,61 @@ fn a_recorded_log_that_was_tampered_with_does_not_verify() {
         );
     }
 }
+
+/// What the recorded logs fold to, byte for byte: the same on every build of a [`STATE_VERSION`], or one build would go on
+/// from another's snapshot as if it were its own.
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+struct States {
+    state_version: u32,
+    sha256: std::collections::BTreeMap<String, String>,
+}
+
+#[test]
+fn recorded_logs_fold_to_the_recorded_states_while_the_state_version_stands() {
+    use sha2::{Digest, Sha256};
+    let mut found = States {
+        state_version: crate::run::state::STATE_VERSION,
+        sha256: Default::default(),
+    };
+    for entry in std::fs::read_dir(folder()).expect("tests/logs") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "jsonl") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a recorded log");
+        let fold = || {
+            let read = |line: &str| {
+                let line: Line = serde_json::from_str(line).expect("a line of the log");
+                Event::from_stored(&line.name, line.schema, &line.payload).expect("every old event reads")
+            };
+            let events: Vec<Event> = text.lines().skip(1).map(read).collect();
+            serde_json::to_string(&Run::fold(&events)).expect("a run is JSON")
+        };
+        let state = fold();
+        assert_eq!(state, fold(), "a second fold differs");
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        found.sha256.insert(name, hex(&Sha256::digest(&state)));
+    }
+    let file = folder().join("states.json");
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    let recorded: Option<States> = serde_json::from_str(&text).ok();
+    // New logs are added at any time; what stands is changed only together with the state's version.
+    let stands = recorded.filter(|recorded| recorded.state_version == found.state_version);
+    let differ: Vec<&String> = (stands.iter().flat_map(|stands| &stands.sha256))
+        .filter(|(name, hash)| found.sha256.get(*name) != Some(hash))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(
+        differ.is_empty(),
+        "{differ:?} fold to another state than recorded: raise STATE_VERSION in src/run/state.rs"
+    );
+    if stands.as_ref() != Some(&found) {
+        assert!(
+            std::env::var_os("UPDATE").is_some(),
+            "{}: record it with UPDATE=1",
+            file.display()
+        );
+        let text = serde_json::to_string_pretty(&found).expect("JSON") + "\n";
+        std::fs::write(&file, text).expect("tests/logs is writable");
+    }
+}

@@ -7,5 +7,5 @@ pub use chain::assert_chained;
 pub(crate) use shared::in_both_modes;
 pub use shared::on_shared;
 pub use steadfast_tests::system::{
-    Answer, Api, Chance, Drops, Frame, Layout, Mode, Rider, Stack, Throttle, Transcript, bounded, read,
+    Answer, Api, Chance, Drops, Frame, Layout, Mode, Rider, Role, Stack, Throttle, Transcript, bounded, read,
 };

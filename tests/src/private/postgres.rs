@@ -1,7 +1,7 @@
 //! A Postgres cluster that can be killed.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -27,29 +27,57 @@ pub struct PrivatePostgres {
 
 impl PrivatePostgres {
     pub async fn start() -> Result<Self> {
-        let bin = program("STEADFAST_PG_BIN").await?;
-        let home = Home::new()?;
-        let mut initdb = unprivileged(bin.join("initdb"), &home.0);
-        initdb.arg("-D").arg(home.path("data")).args([
-            "-U",
-            "postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--no-locale",
-        ]);
-        // Only the making of the cluster goes unsynced: it is not what a test is about.
-        let made = tokio::process::Command::from(initdb).arg("--no-sync").output().await?;
-        if !made.status.success() {
-            return Err(format!("initdb failed: {}", String::from_utf8_lossy(&made.stderr)).into());
-        }
         let mut this = Self {
             proc: None,
-            home,
-            bin,
+            home: Home::new()?,
+            bin: program("STEADFAST_PG_BIN").await?,
             port: free_port(),
         };
-        this.restart().await?;
+        this.renew().await?;
         Ok(this)
+    }
+
+    /// Another cluster on the same port, empty, with transaction numbers that begin again.
+    pub async fn renew(&mut self) -> Result<()> {
+        self.kill9();
+        let data = self.home.path("data");
+        std::fs::remove_dir_all(&data).ok();
+        let data = data.display().to_string();
+        let settings = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"];
+        // Only the making of the cluster goes unsynced: it is not what a test is about.
+        self.tool("initdb", &[&["-D", &data, "--no-sync"], &settings[..]].concat())
+            .await?;
+        self.restart().await
+    }
+
+    /// A backup of a database, as operators make them.
+    pub async fn dump(&self, db: &str) -> Result<PathBuf> {
+        let file = self.home.path("backup.dump");
+        let path = file.display().to_string();
+        self.tool("pg_dump", &["-d", &self.url(db), "--format=custom", "--file", &path])
+            .await?;
+        Ok(file)
+    }
+
+    /// Puts a backup into a database that is empty.
+    pub async fn restore(&self, db: &str, dump: &Path) -> Result<()> {
+        let (url, path) = (self.url(db), dump.display().to_string());
+        self.tool(
+            "pg_restore",
+            &["-d", &url, "--exit-on-error", "--single-transaction", &path],
+        )
+        .await
+    }
+
+    async fn tool(&self, name: &str, args: &[&str]) -> Result<()> {
+        let mut command = unprivileged(self.bin.join(name), &self.home.0);
+        command.args(args);
+        let ran = tokio::process::Command::from(command).output().await?;
+        if ran.status.success() {
+            Ok(())
+        } else {
+            Err(format!("{name} failed: {}", String::from_utf8_lossy(&ran.stderr)).into())
+        }
     }
 
     /// `postgres` is always there; others are as `create database` made them.

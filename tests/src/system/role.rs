@@ -9,6 +9,9 @@ use super::binary;
 /// A debug binary on a busy machine needs this long to come up, at the most.
 const START_MAX: Duration = Duration::from_secs(40);
 
+/// Heard by test builds only.
+const FORGETS: &str = "STEADFAST_TEST_FORGETS";
+
 pub type Env = Arc<Vec<(String, String)>>;
 
 pub struct Role {
@@ -55,6 +58,15 @@ impl Role {
     pub async fn ready(&self) {
         let up = wait_http_ok(&format!("{}/readyz", self.url()), START_MAX).await;
         up.unwrap_or_else(|error| panic!("{} did not become ready: {error}", self.name));
+    }
+
+    /// From its next start on, the process is one of a build from before this event type.
+    pub fn pretend_older(&mut self, event: &str) {
+        Arc::make_mut(&mut self.env).push((FORGETS.into(), event.into()));
+    }
+
+    pub fn pretend_today(&mut self) {
+        Arc::make_mut(&mut self.env).retain(|(name, _)| name != FORGETS);
     }
 
     pub fn kill9(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use steadfast::store::{Db, Error, sql::Row};
+use steadfast::store::{Db, Error, home, sql::Row};
 
 use super::{Diagnosis, Verdict};
 use crate::{
@@ -44,10 +44,16 @@ async fn look(diagnosis: &mut Diagnosis, url: &Secret, place: &str) -> Result<()
     } else {
         let rows = db.fetch("select sqlite_version() as version", &[]).await?;
         let version: String = first(&rows)?.get("version")?;
-        diagnosis.ok(PART, format!("{place}: SQLite {version}"));
+        diagnosis.ok(
+            PART,
+            format!("{place}: SQLite {version}; a copy or restored backup of the file needs nothing"),
+        );
     }
     if missing.is_empty() {
         diagnosis.ok("schema", "up to date");
+        if let Some(reason) = db.log_is_strange().await? {
+            diagnosis.trouble(Verdict::Fail, "log", reason, home::REMEDY);
+        }
     } else {
         let found = format!("migrations are missing: {}", missing.join(", "));
         let remedy = if db.is_postgres() {
