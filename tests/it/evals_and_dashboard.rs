@@ -40,6 +40,9 @@ async fn the_example_eval_passes_without_a_key_and_the_dashboard_finds_every_met
             .await
             .assert_sound();
         api.ended(&run).await;
+        let too_dear = json!({"input": "Hello", "budget": {"tokens": 1, "on_breach": "fail"}});
+        let failed = api.ended(&api.task(too_dear).await).await;
+        assert_eq!(failed["status"], "failed", "{failed}");
 
         let metrics = stack.file("metrics.txt");
         std::fs::write(&metrics, api.get("/metrics").await.text).expect("a place to write");

@@ -267,3 +267,64 @@ pub async fn wait_until(holds: impl AsyncFn() -> bool) {
         .await
         .expect("it becomes so within a minute");
 }
+
+/// SQLite has one writer: nobody holds its readers back.
+#[tokio::test]
+async fn a_transaction_left_open_anywhere_shows_in_the_metrics_and_hides_nothing_for_ever() {
+    let bed = Bed::new().await;
+    if !bed.store.db.is_postgres() {
+        println!("skipped: DATABASE_URL names no Postgres");
+        return;
+    }
+    bed.furnish().await;
+    let stop = CancellationToken::new();
+    let projector = Projector::new(bed.store.db.clone(), bed.store.reader.clone(), Health::default());
+    let running = tokio::spawn(projector.run(stop.clone()));
+    bed.followed().await;
+    // Another database of the same cluster will do.
+    let elsewhere = Bed::new().await;
+    let mut open = elsewhere.store.db.begin().await.expect("a transaction");
+    open.fetch("select pg_current_xact_id()::text as number", &[])
+        .await
+        .expect("its number");
+    let age = || steadfast::metrics::flow().xmin_age.get();
+    wait_until(async || age() > 1.5).await;
+    bed.furnish().await;
+    let end = bed.end().await;
+    assert!(
+        !bed.reads().wait_for(end).await.expect("checkpoints"),
+        "it was not held back"
+    );
+    open.rollback().await.expect("rolled back");
+    bed.followed().await;
+    wait_until(async || age() < 1.5).await;
+    stop.cancel();
+    running.await.expect("it stops");
+    assert!(bed.check().await.ok);
+}
+
+#[tokio::test]
+async fn a_log_restored_under_a_running_projector_is_reported() {
+    let bed = Bed::new().await;
+    if !bed.store.db.is_postgres() {
+        println!("skipped: DATABASE_URL names no Postgres");
+        return;
+    }
+    let health = Health::default();
+    let stop = CancellationToken::new();
+    let projector = Projector::new(bed.store.db.clone(), bed.store.reader.clone(), health.clone());
+    let running = tokio::spawn(projector.run(stop.clone()));
+    bed.furnish().await;
+    bed.followed().await;
+    bed.sabotage("update log_generations set system_identifier = system_identifier + 1")
+        .await;
+    let trouble = async || health.report().iter().find_map(|part| part.trouble.clone());
+    wait_until(async || trouble().await.is_some_and(|said| said.contains("cluster"))).await;
+    bed.store.db.begin_generation().await.expect("told");
+    wait_until(async || trouble().await.is_none()).await;
+    bed.furnish().await;
+    bed.followed().await;
+    stop.cancel();
+    running.await.expect("it stops");
+    assert!(bed.check().await.ok);
+}

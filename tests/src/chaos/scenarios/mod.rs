@@ -1,5 +1,7 @@
 //! Every scenario there is: one file each, listed here.
 
+mod gap_stress;
+mod rebuild_live;
 mod worker_kill;
 
 use super::Scenario;
@@ -8,7 +10,7 @@ use crate::{
     system::{Layout, Stack},
 };
 
-pub static SCENARIOS: &[Scenario] = &[worker_kill::SCENARIO];
+pub static SCENARIOS: &[Scenario] = &[worker_kill::SCENARIO, rebuild_live::SCENARIO, gap_stress::SCENARIO];
 
 /// A run takes a second or so: long enough to be met in every state.
 fn model() -> Settings {
