@@ -300,3 +300,52 @@ async fn restore(bed: &Bed, table: &str) {
         .await
         .expect("restored");
 }
+
+#[tokio::test]
+async fn what_a_newer_build_recorded_is_no_damage_and_is_listed_as_not_checked() {
+    let (bed, runs) = furnished().await;
+    let run_id = runs[0];
+    let head = bed
+        .store
+        .reader
+        .head(run_id)
+        .await
+        .expect("reads")
+        .expect("the run exists");
+    let (version, payload, time) = (head.version + 1, "{}", bed.now());
+    let hash = steadfast::store::chain(
+        &head.hash,
+        run_id,
+        version,
+        &head.tenant,
+        "warp.engaged",
+        1,
+        time,
+        payload,
+    );
+    let event = "insert into events (run_id, version, tenant_id, type, schema, time, payload, hash)
+                 values ($1, $2, $3, 'warp.engaged', 1, $4, $5, $6)";
+    let (id, hash) = (run_id.0, hash.to_vec());
+    let args = [
+        id.into(),
+        version.into(),
+        head.tenant.as_str().into(),
+        time.into(),
+        payload.into(),
+        hash.clone().into(),
+    ];
+    bed.store.db.execute(event, &args).await.expect("written");
+    let sql = "update runs set version = $2, hash = $3 where run_id = $1";
+    let args = [id.into(), version.into(), hash.into()];
+    bed.store.db.execute(sql, &args).await.expect("written");
+    let report = bed.check().await;
+    assert!(report.ok, "{report:#?}");
+    assert!(
+        report.not_checked.iter().any(|what| what.contains("warp.engaged")),
+        "{report:#?}"
+    );
+    // Its chain is verified all the same.
+    bed.sabotage("update events set payload = '{ }' where type = 'warp.engaged'")
+        .await;
+    assert_found(&bed.check().await, "I14", Some(run_id), "hash");
+}

@@ -8,7 +8,7 @@ const FUTURE: &str = "warp.engaged";
 
 impl House {
     /// As a newer build would: one event at the end of the chain, with its head, in one transaction.
-    async fn from_the_future(&self, run_id: RunId) {
+    async fn add_from_the_future(&self, run_id: RunId) {
         let (id, payload, time) = (run_id.0, r#"{"warp":9}"#, chrono::Utc::now());
         let mut tx = self.store.db.begin().await.expect("a transaction");
         let head = tx
@@ -79,10 +79,10 @@ impl House {
 }
 
 #[tokio::test]
-async fn a_run_from_the_future_is_left_as_it_is_and_its_neighbours_go_on() {
+async fn a_run_add_from_the_future_is_left_as_it_is_and_its_neighbours_go_on() {
     let house = House::new().await;
     let strange = house.post("What is 6 * 7?", None, vec![]).await;
-    house.from_the_future(strange).await;
+    house.add_from_the_future(strange).await;
     let before = house.store.reader.head(strange).await.expect("head").expect("the run");
     let (stop, worker) = house.worker("w1", Duration::ZERO);
     let left = metrics::runs().left_to_newer.get();
@@ -111,7 +111,7 @@ async fn a_run_from_the_future_is_left_as_it_is_and_its_neighbours_go_on() {
 }
 
 #[tokio::test]
-async fn a_worker_whose_run_gets_an_event_from_the_future_lets_go_and_writes_nothing_more() {
+async fn a_worker_whose_run_gets_an_event_add_from_the_future_lets_go_and_writes_nothing_more() {
     let house = House::new().await;
     let (stop, worker) = house.worker("w1", Duration::from_millis(100));
     let run_id = house.post("What is 6 * 7?", None, vec![]).await;
@@ -119,7 +119,7 @@ async fn a_worker_whose_run_gets_an_event_from_the_future_lets_go_and_writes_not
     house
         .until(run_id, "running", |loaded| loaded.head.status == Status::Running)
         .await;
-    house.from_the_future(run_id).await;
+    house.add_from_the_future(run_id).await;
     house.feed.signal(run_id, Signal::Changed).await;
     let written = house.store.reader.head(run_id).await.expect("head").expect("the run");
     let left = metrics::runs().left_to_newer.get();
