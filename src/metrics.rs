@@ -177,7 +177,12 @@ family! {
     flow, FlowMetrics {
         queue_depth: IntGauge = gauge("steadfast_queue_depth", "Commands not yet acknowledged.");
         runnable: IntGauge = gauge("steadfast_runs_runnable", "Runs that wait for a worker.");
-        oldest_runnable: Gauge = register(Gauge::new("steadfast_oldest_runnable_age_seconds", "How long the oldest of them has waited."));
+        oldest_runnable: Gauge = register(Gauge::new("steadfast_oldest_runnable_age_seconds",
+            "How long the oldest run has waited whose tenant has less than its share of the workers."));
+        held: IntGauge = gauge("steadfast_runs_held", "Runs in their tenants' lines, for want of a place at the workers.");
+        lines: IntGauge = gauge("steadfast_tenants_with_held_runs", "Tenants with a line.");
+        drained: Gauge = register(Gauge::new("steadfast_runs_drained_per_second", "How fast waiting runs find a place, measured."));
+        joined: IntCounterVec = counters("steadfast_runs_held_total", "Runs that joined their tenant's line, by who put them there.", &["by"]);
         projection_lag: GaugeVec = register(GaugeVec::new(
             Opts::new("steadfast_projection_lag_seconds", "Age of the oldest event a projection has not applied."), &["projection"]));
         projection_events: IntCounterVec = counters("steadfast_projection_events_total", "Events applied.", &["projection"]);
@@ -232,8 +237,11 @@ pub fn init() {
     for limit in BudgetLimit::ALL {
         runs().budget_exceeded.with_label_values(&[limit.as_str()]);
     }
-    for reason in ["connections", "streams", "rate"] {
+    for reason in ["connections", "streams", "rate", "held_runs", "overload"] {
         http().rejected.with_label_values(&[reason]);
+    }
+    for by in ["gateway", "worker"] {
+        flow().joined.with_label_values(&[by]);
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     announce::Announcer,
+    demand::DemandView,
     identity::{Doorkeeper, Identity, Who},
     limits::{GatewayLimits, SUBSCRIBE_MAX},
     problem::Problem,
@@ -49,6 +50,7 @@ pub struct Shared {
     pub limits: GatewayLimits,
     pub doorkeeper: Doorkeeper,
     pub rate: RateLimit,
+    pub demand: DemandView,
     pub announcer: Announcer,
     pub slots: Slots,
     /// Cancelled when this process should end: streams end, long polls answer.
@@ -70,6 +72,7 @@ impl Gateway {
             limits,
         } = deps;
         Self(Arc::new(Shared {
+            demand: DemandView::default(),
             rate: RateLimit::new(limits.requests_per_minute_for(&identity)),
             doorkeeper: Doorkeeper::new(identity),
             announcer: Announcer::new(queue, feed.clone()),
@@ -87,6 +90,13 @@ impl Gateway {
             health,
             limits,
         }))
+    }
+}
+
+impl Gateway {
+    /// Keeps an eye on what waits for the workers, until told to stop.
+    pub async fn watch_demand(self, stop: CancellationToken) {
+        self.demand.keep(&self.store.reader, &stop).await;
     }
 }
 

@@ -7,6 +7,7 @@
 //! * [`routes`]: one file for each endpoint, and the table they are served from.
 //! * [`stream`]: the event stream, the piece with the hardest promise.
 //! * [`identity`]: who asks. [`limits`]: how much they may ask. [`problem`]: how they are refused.
+//! * [`demand`]: whether there is room for another run, and where it waits.
 
 pub mod identity;
 pub mod limits;
@@ -15,6 +16,7 @@ mod announce;
 mod body;
 mod change;
 mod clock;
+mod demand;
 mod edge;
 mod gateway;
 mod idempotency;

@@ -35,6 +35,12 @@ pub struct GatewayLimits {
     pub requests_per_minute: u32,
     /// How long a worker may take to claim a new run before the run is dispatched again.
     pub claim_within_seconds: u64,
+    /// Runs of one tenant that wait in its line; more are refused.
+    pub held_runs_per_tenant_max: u64,
+    /// A tenant's new runs join its line unannounced once so many wait there.
+    pub line_runs_min: u64,
+    /// No run is accepted while one has waited longer for a place that its tenant has a right to; 0 means never mind.
+    pub waited_seconds_max: u64,
 }
 
 impl Default for GatewayLimits {
@@ -52,6 +58,9 @@ impl Default for GatewayLimits {
             stream_seconds_max: 0,
             requests_per_minute: 0,
             claim_within_seconds: 15,
+            held_runs_per_tenant_max: 100_000,
+            line_runs_min: 100,
+            waited_seconds_max: 60,
         }
     }
 }

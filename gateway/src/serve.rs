@@ -39,10 +39,12 @@ const FULL: &[u8] =
 pub async fn serve(gateway: Gateway, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
     gateway.health.expect(PART, SILENCE_MAX);
     let probe = tokio::spawn(probe(gateway.clone(), shutdown.clone()));
+    let watching = tokio::spawn(gateway.clone().watch_demand(shutdown.clone()));
     let draining = gateway.draining.clone();
     let limits = gateway.limits.clone();
     accept(routes::router(gateway), listener, &limits, shutdown, draining).await;
     probe.abort();
+    watching.abort();
     Ok(())
 }
 

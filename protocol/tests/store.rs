@@ -143,6 +143,7 @@ async fn accepted(store: &Store, number: u128) -> RunId {
         new_session: true,
         agent: "a".into(),
         claim_within,
+        held: false,
     });
     let first = Append {
         events: vec![requested.into()],

@@ -1,13 +1,17 @@
 //! The store's port as one process reaches it: over a cable that may be cut, with answers that may be lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use steadfast::{
     run::{RunId, SessionId, Status, TenantId, Time},
     store::{
-        ApiKey, Appended, Backend, Backlog, Due, Error, Hash, Head, Idempotency, Lease, LogEntry, Outcome, Position,
+        ApiKey, Appended, Backend, Demand, Due, Error, Hash, Head, Idempotency, Lease, LogEntry, Outcome, Position,
         Prepared, Session, Snapshot, StoredEvent,
     },
 };
@@ -211,7 +215,7 @@ impl Backend for SimulatedBackend {
         self.ask(|rows| {
             let overdue = |head: &Head| head.due_at.is_some_and(|due| due <= now);
             let mut due: Vec<(Option<Time>, RunId)> = (rows.runs.values().map(|row| &row.head))
-                .filter(|head| overdue(head) && !rows.is_locked(head.run_id))
+                .filter(|head| overdue(head) && !rows.is_locked(head.run_id) && !rows.is_held(head.run_id))
                 .filter(|head| !rows.open_before(head.session_id, head.session_seq))
                 .map(|head| (head.due_at, head.run_id))
                 .collect();
@@ -246,7 +250,7 @@ impl Backend for SimulatedBackend {
             for row in rows.runs.values_mut() {
                 let later = row.head.due_at.is_some_and(|due| due > now);
                 let unheld = row.head.lease_until.is_none_or(|until| until <= now);
-                if later && (row.head.status == Status::Queued || (row.dispatches > 0 && unheld)) {
+                if later && !row.held && (row.head.status == Status::Queued || (row.dispatches > 0 && unheld)) {
                     row.head.due_at = Some(now);
                     row.dispatches += 1;
                     made += 1;
@@ -263,16 +267,91 @@ impl Backend for SimulatedBackend {
         .await
     }
 
-    async fn backlog(&self) -> Result<Backlog, Error> {
-        self.ask(|rows| {
-            let open = rows.runs.values().filter(|row| row.head.due_at.is_some());
-            let (running, rest): (Vec<_>, Vec<_>) = open.partition(|row| row.head.lease_owner.is_some());
-            let runnable = rest.iter().filter(|row| row.head.status == Status::Queued).count();
-            Backlog {
-                runnable: runnable as u64,
-                running: running.len() as u64,
-                oldest_runnable_seconds: 0.0,
+    async fn hold(&self, runs: &[RunId]) -> Result<u64, Error> {
+        self.cross().await?;
+        self.database.when_free(runs).await;
+        let now = self.now();
+        let mut held = 0;
+        {
+            let mut rows = self.database.rows();
+            if rows.away {
+                return Err(away());
             }
+            for run_id in runs {
+                let Some(row) = rows.runs.get_mut(run_id) else { continue };
+                let unheld = row.head.lease_until.is_none_or(|until| until <= now);
+                if unheld && row.head.due_at.is_some() && !row.held {
+                    row.held = true;
+                    held += 1;
+                }
+            }
+        }
+        self.answer(held).await
+    }
+
+    async fn take_held(&self, tenant: &TenantId, limit: u32, claim_within: Duration) -> Result<Vec<Due>, Error> {
+        let now = self.now();
+        self.ask(|rows| {
+            let first: Vec<RunId> = (rows.runs.values())
+                .filter(|row| row.held && row.head.tenant == *tenant && !rows.is_locked(row.head.run_id))
+                .map(|row| row.head.run_id)
+                .take(limit as usize)
+                .collect();
+            let mut taken = Vec::new();
+            for run_id in first {
+                let Some(row) = rows.runs.get_mut(&run_id) else {
+                    continue;
+                };
+                row.held = false;
+                if row.head.due_at.is_none_or(|due| due <= now) {
+                    row.head.due_at = Some(later(now, claim_within));
+                }
+                taken.push(Due {
+                    run_id,
+                    tenant: tenant.clone(),
+                    version: row.head.version,
+                    dispatch: row.dispatches.into(),
+                });
+            }
+            taken
+        })
+        .await
+    }
+
+    async fn held_tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<TenantId>, Error> {
+        self.ask(|rows| {
+            let held = rows.runs.values().filter(|row| row.held).map(|row| &row.head.tenant);
+            let behind: BTreeSet<&TenantId> = held
+                .filter(|tenant| after.is_none_or(|after| *tenant > after))
+                .collect();
+            behind.into_iter().take(limit as usize).cloned().collect()
+        })
+        .await
+    }
+
+    async fn demand(&self, than: RunId) -> Result<Vec<Demand>, Error> {
+        let now = self.now();
+        self.ask(|rows| {
+            let mut demand = BTreeMap::<&TenantId, Demand>::new();
+            for row in rows.runs.values().filter(|row| row.head.due_at.is_some()) {
+                let head = &row.head;
+                let tenant = demand.entry(&head.tenant).or_insert_with(|| Demand {
+                    tenant: head.tenant.clone(),
+                    ..Demand::default()
+                });
+                let waits = head.status == Status::Queued && !rows.open_before(head.session_id, head.session_seq);
+                match (row.held, &head.lease_owner) {
+                    (true, _) => tenant.held += 1,
+                    (false, Some(_)) => tenant.running += 1,
+                    (false, None) if waits => tenant.runnable += 1,
+                    (false, None) => continue,
+                }
+                if row.held || head.lease_owner.is_none() {
+                    tenant.older += u64::from(head.run_id < than);
+                    tenant.waited = tenant.waited.max((now - head.updated_at).to_std().unwrap_or_default());
+                }
+            }
+            demand.into_values().collect()
         })
         .await
     }

@@ -14,6 +14,7 @@ use steadfast::{
     health::Health,
     read::{Listed, MessageRow, Page, ReadModels as ReadPort, RunFilter, RunRow, SessionRow, UsageRow},
     run::{SessionId, TenantId},
+    simulated,
     store::{Error, Handles, Position},
 };
 use steadfast_gateway::{Deps, Gateway, GatewayLimits, Identity, Secret, new_api_key};
@@ -37,7 +38,10 @@ use crate::{
     world::World,
 };
 
-const SLOTS: usize = 4;
+const SLOTS: usize = 3;
+/// So that lines form all the time.
+const RUNS_PER_TENANT_MAX: usize = 2;
+const LINE_RUNS_MIN: u64 = 1;
 const DRAIN: Duration = Duration::from_secs(5);
 const REDRIVE_EVERY: Duration = Duration::from_millis(500);
 const CLAIM_WITHIN_SECONDS: u64 = 4;
@@ -149,10 +153,12 @@ impl House {
             },
             limits: GatewayLimits {
                 claim_within_seconds: CLAIM_WITHIN_SECONDS,
+                line_runs_min: LINE_RUNS_MIN,
                 ..GatewayLimits::default()
             },
         });
         let draining = gateway.draining.clone();
+        simulated::spawn(gateway.clone().watch_demand(stop.clone()));
         self.running()[place].router = Some(steadfast_gateway::router(gateway));
         stop.cancelled().await;
         draining.cancel();
@@ -187,6 +193,7 @@ impl House {
         let options = WorkerOptions {
             id: process.name.clone(),
             slots: SLOTS,
+            runs_per_tenant_max: RUNS_PER_TENANT_MAX,
             lease: self.plan.lease,
             drain: DRAIN,
             redrive_every: REDRIVE_EVERY,

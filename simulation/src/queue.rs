@@ -152,6 +152,16 @@ impl SimulatedQueue {
         let crossed = self.process.cross(Edge::Queue, away).await;
         crossed.map_err(|_| unavailable())
     }
+
+    /// Lost on the way, they come again after the ack wait.
+    async fn hand_over(&self, taken: Vec<(u64, Advance)>) -> Result<Vec<Delivery>, Error> {
+        self.cross().await?;
+        let deliver = |(id, command)| {
+            let (broker, process) = (self.broker.clone(), self.process.clone());
+            Delivery::new(command, Box::new(InHands { id, broker, process }))
+        };
+        Ok(taken.into_iter().map(deliver).collect())
+    }
 }
 
 #[async_trait]
@@ -169,13 +179,7 @@ impl CommandQueue for SimulatedQueue {
             let arrived = self.broker.arrived.notified();
             let (taken, next) = self.broker.take(max);
             if !taken.is_empty() {
-                // Lost on the way, they come again after the ack wait.
-                self.cross().await?;
-                let deliver = |(id, command)| {
-                    let (broker, process) = (self.broker.clone(), self.process.clone());
-                    Delivery::new(command, Box::new(InHands { id, broker, process }))
-                };
-                return Ok(taken.into_iter().map(deliver).collect());
+                return self.hand_over(taken).await;
             }
             let until = next.map_or(end, |next| next.min(end));
             let _ = tokio::time::timeout_at(until, arrived).await;
@@ -183,6 +187,12 @@ impl CommandQueue for SimulatedQueue {
                 return Ok(Vec::new());
             }
         }
+    }
+
+    async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error> {
+        self.cross().await?;
+        let (taken, _) = self.broker.take(max);
+        self.hand_over(taken).await
     }
 
     async fn incarnation(&self) -> Result<String, Error> {

@@ -9,8 +9,8 @@ use chrono::TimeDelta;
 use steadfast::{
     run::{RunId, SessionId, Status, TenantId, Time},
     store::{
-        ApiKey, Appended, Hash, Head, Idempotency, Lease, LogEntry, Outcome, Position, Prepared, Session, Snapshot,
-        StoredEvent,
+        Accept, ApiKey, Appended, Hash, Head, Idempotency, Lease, LogEntry, Outcome, Position, Prepared, Session,
+        Snapshot, StoredEvent,
     },
 };
 
@@ -43,6 +43,8 @@ pub struct Rows {
 pub struct Row {
     pub head: Head,
     pub dispatches: u32,
+    /// In its tenant's line.
+    pub held: bool,
 }
 
 pub struct Written {
@@ -121,14 +123,7 @@ impl Rows {
                     if self.runs.contains_key(&append.run_id) {
                         continue;
                     }
-                    let row = first_row(
-                        prepared,
-                        session.session_id,
-                        session.runs,
-                        &accept.agent,
-                        accept.claim_within,
-                        now,
-                    );
+                    let row = first_row(prepared, session.runs, accept, now);
                     staged.sessions.push(session);
                     (
                         row,
@@ -246,6 +241,10 @@ impl Rows {
             .map(|head| head.run_id)
     }
 
+    pub fn is_held(&self, run_id: RunId) -> bool {
+        self.runs.get(&run_id).is_some_and(|row| row.held)
+    }
+
     pub fn is_locked(&self, run_id: RunId) -> bool {
         self.locked.contains(&Lock::Run(run_id))
     }
@@ -291,30 +290,24 @@ fn after(now: Time, pause: Duration) -> Time {
     now + TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX)
 }
 
-fn first_row(
-    prepared: &Prepared,
-    session_id: SessionId,
-    session_seq: u64,
-    agent: &str,
-    claim_within: Duration,
-    now: Time,
-) -> Row {
+fn first_row(prepared: &Prepared, session_seq: u64, accept: &Accept, now: Time) -> Row {
     let append = &prepared.append;
     Row {
         dispatches: 0,
+        held: accept.held,
         head: Head {
             run_id: append.run_id,
             tenant: append.tenant.clone(),
-            session_id,
+            session_id: accept.session_id,
             session_seq,
-            agent: agent.into(),
+            agent: accept.agent.clone(),
             status: Status::Queued,
             version: prepared.new_version(),
             epoch: 0,
             hash: prepared.head_hash(),
             lease_owner: None,
             lease_until: None,
-            due_at: Some(after(now, claim_within)),
+            due_at: Some(after(now, accept.claim_within)),
             usage: append.usage,
             created_at: append.time,
             updated_at: append.time,
@@ -348,5 +341,6 @@ fn moved(row: &Row, prepared: &Prepared, now: Time) -> Row {
             head.due_at = due_in.map(|due_in| after(now, due_in));
         }
     }
-    Row { head, dispatches }
+    let held = row.held && append.lease == Lease::Keep;
+    Row { head, dispatches, held }
 }

@@ -188,13 +188,7 @@ impl CommandQueue for JetStreamQueue {
         // to its end: either whatever is there now, or the first to come.
         let pulled = async {
             if self.more.load(Ordering::Relaxed) {
-                let ready = consumer
-                    .fetch()
-                    .max_messages(max)
-                    .messages()
-                    .await
-                    .map_err(unavailable)?;
-                let deliveries = receive(ready).await?;
+                let deliveries = fetch(&consumer, max).await?;
                 if !deliveries.is_empty() {
                     return Ok(deliveries);
                 }
@@ -210,6 +204,18 @@ impl CommandQueue for JetStreamQueue {
             self.more.store(!deliveries.is_empty(), Ordering::Relaxed);
             Ok(deliveries)
         };
+        let answer = match tokio::time::timeout(PULL_WAIT * 4, pulled).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Unavailable("no answer to a pull".into())),
+        };
+        if answer.is_err() {
+            self.forget_consumer().await;
+        }
+        answer
+    }
+
+    async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error> {
+        let pulled = async { fetch(&self.consumer().await?, max).await };
         let answer = match tokio::time::timeout(PULL_WAIT * 4, pulled).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::Unavailable("no answer to a pull".into())),
@@ -241,6 +247,12 @@ impl CommandQueue for JetStreamQueue {
         let stream = self.context.get_stream(self.stream_name()).await.map_err(unavailable)?;
         Ok(stream.cached_info().state.messages)
     }
+}
+
+/// Whatever is there now.
+async fn fetch(consumer: &Consumer<pull::Config>, max: usize) -> Result<Vec<Delivery>, Error> {
+    let batch = consumer.fetch().max_messages(max).messages();
+    receive(batch.await.map_err(unavailable)?).await
 }
 
 async fn receive(mut batch: pull::Batch) -> Result<Vec<Delivery>, Error> {

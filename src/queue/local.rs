@@ -32,6 +32,13 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    fn take(&self, max: usize) -> Vec<Delivery> {
+        let mut waiting = self.lock();
+        let count = max.min(waiting.len());
+        let deliver = |command| Delivery::new(command, Box::new(LocalReceipt));
+        waiting.drain(..count).map(deliver).collect()
+    }
+
     fn push(&self, command: Advance) {
         let mut waiting = self.lock();
         if waiting.len() < DEPTH_MAX {
@@ -62,19 +69,18 @@ impl CommandQueue for LocalQueue {
         let deadline = tokio::time::Instant::now() + PULL_WAIT;
         loop {
             let arrived = self.shared.arrived.notified();
-            let taken: Vec<Advance> = {
-                let mut waiting = self.shared.lock();
-                let count = max.min(waiting.len());
-                waiting.drain(..count).collect()
-            };
-            if !taken.is_empty() {
-                let deliver = |command| Delivery::new(command, Box::new(LocalReceipt));
-                return Ok(taken.into_iter().map(deliver).collect());
+            let ready = self.shared.take(max);
+            if !ready.is_empty() {
+                return Ok(ready);
             }
             if tokio::time::timeout_at(deadline, arrived).await.is_err() {
                 return Ok(Vec::new());
             }
         }
+    }
+
+    async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error> {
+        Ok(self.shared.take(max))
     }
 
     async fn incarnation(&self) -> Result<String, Error> {

@@ -82,6 +82,9 @@ pub trait CommandQueue: Send + Sync + 'static {
     /// Up to `max` commands; waits a while for the first, answers none if there is none.
     async fn pull(&self, max: usize) -> Result<Vec<Delivery>, Error>;
 
+    /// Up to `max` commands that are there now; does not wait for any.
+    async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error>;
+
     /// Changes whenever the queue may have lost what it held: a wiped or re-created stream, a restarted process.
     async fn incarnation(&self) -> Result<String, Error>;
 

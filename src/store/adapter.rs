@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{
-    ApiKey, Appended, Backend, Backlog, Due, Error, Hash, Head, HotReads, Idempotency, LogEntry, Outcome, Position,
+    ApiKey, Appended, Backend, Demand, Due, Error, Hash, Head, HotReads, Idempotency, LogEntry, Outcome, Position,
     Prepared, Session, Snapshot, StoredAnswer, StoredEvent,
     encode::referred,
     postgres,
@@ -17,6 +17,8 @@ use crate::run::{RunId, SessionId, Status, TenantId, Time};
 
 /// A run that keeps being dispatched in vain is looked at less and less often, down to once in this time.
 const REDRIVE_PAUSE_MAX: Duration = Duration::from_secs(300);
+/// A run dispatched so often and still not claimed waits for something else than a worker's place.
+const DISPATCHES_MEASURED: u32 = 3;
 
 pub struct Adapter {
     db: Db,
@@ -82,6 +84,21 @@ impl Adapter {
         }
         Ok(events)
     }
+}
+
+/// `$1, $2 …`, so many.
+fn places(count: usize) -> String {
+    let places: Vec<String> = (1..=count).map(|at| format!("${at}")).collect();
+    places.join(", ")
+}
+
+fn due_of(row: &Row) -> Result<Due, Error> {
+    Ok(Due {
+        run_id: RunId(row.get("run_id")?),
+        tenant: row.tenant("tenant_id")?,
+        version: row.count("version")?,
+        dispatch: row.count("dispatches")?,
+    })
 }
 
 const EVENT_COLUMNS: &str = "run_id, version, tenant_id, type, schema, time, payload, hash";
@@ -306,11 +323,10 @@ impl Backend for Adapter {
         if runs.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<String> = (1..=runs.len()).map(|at| format!("${at}")).collect();
         let sql = format!(
             "select {EVENT_COLUMNS} from events where run_id in ({}) and type in ('run.requested', 'run.completed')
              order by run_id, version",
-            places.join(", ")
+            places(runs.len())
         );
         let ids: Vec<_> = runs.iter().map(|run| run.0.into()).collect();
         let rows = self.db.fetch(&sql, &ids).await?;
@@ -359,7 +375,7 @@ impl Backend for Adapter {
             // Materialized: a join that ran the locking query twice would take more than was asked.
             "with overdue as materialized (
                  select d.run_id from runs d
-                 where d.due_at <= {now}
+                 where d.due_at <= {now} and not d.held
                    and (d.session_seq = 1
                         or not exists (select 1 from runs o
                                        where o.session_id = d.session_id and o.session_seq < d.session_seq
@@ -372,16 +388,7 @@ impl Backend for Adapter {
             now = self.now(),
         );
         let rows = self.db.fetch_writing(&sql, &[limit.into()]).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Due {
-                    run_id: RunId(row.get("run_id")?),
-                    tenant: row.tenant("tenant_id")?,
-                    version: row.count("version")?,
-                    dispatch: row.count("dispatches")?,
-                })
-            })
-            .collect()
+        rows.iter().map(due_of).collect()
     }
 
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error> {
@@ -389,7 +396,7 @@ impl Backend for Adapter {
         let sql = format!(
             "update runs set due_at = {now}, dispatches = dispatches + 1
              where run_id in (select run_id from runs
-                              where due_at > {now}
+                              where due_at > {now} and not held
                                 and (status = 'queued'
                                      or (dispatches > 0 and (lease_until is null or lease_until <= {now})))
                               {in_lock_order})"
@@ -406,28 +413,106 @@ impl Backend for Adapter {
         Ok(made)
     }
 
-    async fn backlog(&self) -> Result<Backlog, Error> {
-        let age = if self.db.is_postgres() {
-            "cast(extract(epoch from now() - min(updated_at) filter (where lease_owner is null and status = 'queued')) * 1000 as bigint)"
+    async fn hold(&self, runs: &[RunId]) -> Result<u64, Error> {
+        if runs.is_empty() {
+            return Ok(0);
+        }
+        let sql = format!(
+            "update runs set held = true
+             where run_id in (select run_id from runs
+                              where run_id in ({which}) and due_at is not null and not held
+                                and (lease_until is null or lease_until <= {now}) {in_lock_order})",
+            which = places(runs.len()),
+            now = self.now(),
+            in_lock_order = self.in_lock_order(),
+        );
+        let ids: Vec<_> = runs.iter().map(|run| run.0.into()).collect();
+        self.db.execute(&sql, &ids).await
+    }
+
+    async fn take_held(&self, tenant: &TenantId, limit: u32, claim_within: Duration) -> Result<Vec<Due>, Error> {
+        let skip = if self.db.is_postgres() {
+            "for update skip locked"
         } else {
-            "cast((julianday('now') - julianday(min(updated_at) filter (where lease_owner is null and status = 'queued'))) * 86400000 as integer)"
+            ""
         };
         let sql = format!(
-            "select count(*) filter (where lease_owner is null and status = 'queued') as runnable,
-                    count(*) filter (where lease_owner is not null) as running,
-                    {age} as age_ms
-             from runs where due_at is not null"
+            "with first as materialized (
+                 select run_id from runs where held and tenant_id = $1 order by run_id limit $2 {skip})
+             update runs set held = false, due_at = case when due_at > {now} then due_at else {later} end
+             where run_id in (select run_id from first)
+             returning run_id, tenant_id, version, dispatches",
+            now = self.now(),
+            later = self.now_plus(&claim_within.as_millis().to_string()),
         );
-        let rows = self.db.fetch(&sql, &[]).await?;
-        let Some(row) = rows.first() else {
-            return Ok(Backlog::default());
+        let rows = self
+            .db
+            .fetch_writing(&sql, &[tenant.as_str().into(), limit.into()])
+            .await?;
+        rows.iter().map(due_of).collect()
+    }
+
+    async fn held_tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<TenantId>, Error> {
+        // From one tenant to the next in the index, however long their lines are.
+        let sql = "with recursive line(tenant_id) as (
+                       select min(tenant_id) from runs where held and tenant_id > $1
+                       union all
+                       select (select min(r.tenant_id) from runs r where r.held and r.tenant_id > line.tenant_id)
+                       from line where line.tenant_id is not null)
+                   select tenant_id from line where tenant_id is not null limit $2";
+        let after = after.map_or("", TenantId::as_str);
+        let rows = self.db.fetch(sql, &[after.into(), limit.into()]).await?;
+        rows.iter().map(|row| row.tenant("tenant_id")).collect()
+    }
+
+    async fn demand(&self, than: RunId) -> Result<Vec<Demand>, Error> {
+        let ms_since = |time: &str| {
+            if self.db.is_postgres() {
+                format!("cast(extract(epoch from now() - {time}) * 1000 as bigint)")
+            } else {
+                format!("cast((julianday('now') - julianday({time})) * 86400000 as integer)")
+            }
         };
-        let age_ms: Option<i64> = row.get("age_ms")?;
-        Ok(Backlog {
-            runnable: row.count("runnable")?,
-            running: row.count("running")?,
-            oldest_runnable_seconds: age_ms.unwrap_or(0).max(0) as f64 / 1000.0,
-        })
+        let sql = format!(
+            // A run whose session has an earlier one open waits for that, not for a place.
+            "with active as (
+                 select a.tenant_id, a.run_id, a.updated_at, a.dispatches, a.lease_owner is not null as claimed,
+                        a.lease_owner is null and a.status = 'queued'
+                        and (a.session_seq = 1
+                             or not exists (select 1 from runs o
+                                            where o.session_id = a.session_id and o.session_seq < a.session_seq
+                                              and o.status in ('queued', 'running', 'waiting'))) as runnable
+                 from runs a where a.due_at is not null and not a.held
+             ), counted as (
+                 select tenant_id, count(*) filter (where claimed) as running, 0 as held,
+                        count(*) filter (where runnable) as runnable,
+                        count(*) filter (where runnable and run_id < $1) as older,
+                        min(updated_at) filter (where runnable and dispatches < {DISPATCHES_MEASURED}) as since
+                 from active group by tenant_id
+                 union all
+                 select h.tenant_id, 0, count(*), 0, count(*) filter (where h.run_id < $1),
+                        (select f.updated_at from runs f where f.held and f.tenant_id = h.tenant_id
+                         order by f.run_id limit 1)
+                 from runs h where h.held group by h.tenant_id)
+             select tenant_id, cast(sum(running) as bigint) as running, cast(sum(held) as bigint) as held,
+                    cast(sum(runnable) as bigint) as runnable, cast(sum(older) as bigint) as older,
+                    {ms_since} as waited_ms
+             from counted group by tenant_id order by tenant_id",
+            ms_since = ms_since("min(since)"),
+        );
+        let rows = self.db.fetch(&sql, &[than.0.into()]).await?;
+        let demand = |row: &Row| {
+            let waited_ms: Option<i64> = row.get("waited_ms")?;
+            Ok(Demand {
+                tenant: row.tenant("tenant_id")?,
+                running: row.count("running")?,
+                held: row.count("held")?,
+                runnable: row.count("runnable")?,
+                older: row.count("older")?,
+                waited: Duration::from_millis(waited_ms.unwrap_or(0).max(0).unsigned_abs()),
+            })
+        };
+        rows.iter().map(demand).collect()
     }
 
     async fn put_snapshot(&self, run_id: RunId, snapshot: &Snapshot, state_version: u32) -> Result<(), Error> {

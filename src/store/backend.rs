@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{
-    ApiKey, Backlog, Due, Error, Hash, Head, Idempotency, LogEntry, Outcome, Position, Prepared, Session, Snapshot,
+    ApiKey, Demand, Due, Error, Hash, Head, Idempotency, LogEntry, Outcome, Position, Prepared, Session, Snapshot,
     StoredEvent,
 };
 use crate::run::{RunId, SessionId, TenantId, Time};
@@ -60,7 +60,18 @@ pub trait Backend: Send + Sync + 'static {
     /// `dead_owner`: after the queue was wiped, or when the only process there is has started again.
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error>;
 
-    async fn backlog(&self) -> Result<Backlog, Error>;
+    /// Puts runs nobody has claimed into their tenants' lines: they are not due until they are taken from there.
+    /// Answers how many were.
+    async fn hold(&self, runs: &[RunId]) -> Result<u64, Error>;
+
+    /// Takes the first runs of a tenant's line. One that is not claimed is due after `claim_within`, or before.
+    async fn take_held(&self, tenant: &TenantId, limit: u32, claim_within: Duration) -> Result<Vec<Due>, Error>;
+
+    /// Tenants with a line, in the order of their names, after this one.
+    async fn held_tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<TenantId>, Error>;
+
+    /// Every tenant with runs at the workers or waiting for them. [`Demand::older`] counts runs older than `than`.
+    async fn demand(&self, than: RunId) -> Result<Vec<Demand>, Error>;
 
     async fn put_snapshot(&self, run_id: RunId, snapshot: &Snapshot, state_version: u32) -> Result<(), Error>;
     async fn snapshot(&self, run_id: RunId, state_version: u32) -> Result<Option<Snapshot>, Error>;

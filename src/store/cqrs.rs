@@ -89,6 +89,7 @@ impl EventStore<Run> for RunStore {
                     new_session: !request.continues_session,
                     agent: request.agent.name.clone(),
                     claim_within: std::time::Duration::ZERO,
+                    held: false,
                 };
                 (TenantId::default(), 0, GENESIS, Some(accept))
             }

@@ -26,9 +26,10 @@ pub struct Writer {
 const ACCEPT: &str = "
 with input as (
     select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bool[], $5::text[], $6::bigint[], $7::bytea[],
-                         $8::bigint[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bigint[], $13::text[])
+                         $8::bigint[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bigint[], $13::text[],
+                         $14::bool[])
         as i(run_id, tenant_id, session_id, new_session, agent, version, hash,
-             due_ms, time, key, fingerprint, answer_status, answer_body)
+             due_ms, time, key, fingerprint, answer_status, answer_body, held)
 ), keyed as (
     insert into idempotency_keys (tenant_id, key, fingerprint, status, body, created_at)
     select i.tenant_id, i.key, i.fingerprint, i.answer_status, i.answer_body, i.time from input i
@@ -60,17 +61,17 @@ with input as (
     returning s.session_id, s.last_seq
 ), placed as (
     insert into runs (run_id, tenant_id, session_id, session_seq, agent, status, version, epoch, hash, due_at,
-                      input_tokens, output_tokens, cost_microusd, created_at, updated_at)
+                      held, input_tokens, output_tokens, cost_microusd, created_at, updated_at)
     select a.run_id, a.tenant_id, a.session_id, o.last_seq, a.agent, 'queued', a.version, 0, a.hash,
-           now() + a.due_ms * interval '1 millisecond', 0, 0, 0, a.time, a.time
+           now() + a.due_ms * interval '1 millisecond', a.held, 0, 0, 0, a.time, a.time
     from admitted a
     join (select * from begun union all select * from continued) o on o.session_id = a.session_id
     on conflict do nothing
     returning run_id
 ), logged as (
     insert into events (run_id, version, tenant_id, type, schema, time, payload, hash)
-    select e.* from unnest($14::uuid[], $15::bigint[], $16::text[], $17::text[], $18::smallint[],
-                           $19::timestamptz[], $20::text[], $21::bytea[])
+    select e.* from unnest($15::uuid[], $16::bigint[], $17::text[], $18::text[], $19::smallint[],
+                           $20::timestamptz[], $21::text[], $22::bytea[])
         as e(run_id, version, tenant_id, type, schema, time, payload, hash)
     join placed p on p.run_id = e.run_id
 )
@@ -102,6 +103,7 @@ with input as (
                                    when 'claim' then now() + i.ms * interval '1 millisecond' end,
         due_at = case i.lease when 'keep' then r.due_at else now() + i.ms * interval '1 millisecond' end,
         dispatches = case i.lease when 'keep' then r.dispatches else 0 end,
+        held = r.held and i.lease = 'keep',
         input_tokens = i.input_tokens, output_tokens = i.output_tokens, cost_microusd = i.cost_microusd,
         updated_at = i.time
     from input i join locked l on l.run_id = i.run_id
@@ -203,7 +205,8 @@ async fn accept(connection: &mut PgConnection, batch: &[&Prepared], winners: &mu
         .bind(column(batch, |p| key(p).map(|key| key.key)))
         .bind(column(batch, |p| key(p).map(|key| key.fingerprint.to_vec())))
         .bind(column(batch, |p| key(p).map(|key| i64::from(key.answer.status))))
-        .bind(column(batch, |p| key(p).map(|key| key.answer.body)));
+        .bind(column(batch, |p| key(p).map(|key| key.answer.body)))
+        .bind(column(batch, |p| accept(p).is_some_and(|accept| accept.held)));
     collect(bind_events(query, batch).fetch_all(connection).await?, winners);
     Ok(())
 }

@@ -28,7 +28,7 @@ macro_rules! forward {
     };
 }
 
-use super::{ApiKey, Backlog, Hash, Head, Idempotency, LogEntry, Outcome, Position, Session, StoredEvent};
+use super::{ApiKey, Demand, Hash, Head, Idempotency, LogEntry, Outcome, Position, Session, StoredEvent};
 use crate::run::{SessionId, TenantId, Time};
 
 forward! {
@@ -47,7 +47,12 @@ forward! {
     renew(owner: &str, runs: &[(RunId, u64)], ttl: Duration) -> Vec<RunId>;
     take_due(limit: u32, first_pause: Duration) -> Vec<Due>;
     make_due(dead_owner: Option<&str>) -> u64;
-    backlog() -> Backlog;
+    /// Puts runs nobody has claimed into their tenants' lines; answers how many were.
+    hold(runs: &[RunId]) -> u64;
+    /// Takes the first runs of a tenant's line.
+    take_held(tenant: &TenantId, limit: u32, claim_within: Duration) -> Vec<Due>;
+    held_tenants(after: Option<&TenantId>, limit: u32) -> Vec<TenantId>;
+    demand(than: RunId) -> Vec<Demand>;
     put_blob(sha256: &Hash, bytes: &[u8]) -> ();
     blob(sha256: &Hash) -> Option<Vec<u8>>;
     /// `Appended` (with no events) or `KeyUsed`.

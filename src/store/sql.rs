@@ -474,7 +474,7 @@ impl From<sqlx::Error> for Error {
 /// Migrations are never edited once released: a new file is added.
 fn migrations(postgres: bool) -> Vec<Migration> {
     type File = (i64, &'static str, &'static str, Option<&'static str>);
-    const FILES: [File; 3] = [
+    const FILES: [File; 4] = [
         (
             1,
             "event store",
@@ -492,6 +492,12 @@ fn migrations(postgres: bool) -> Vec<Migration> {
             "log generations",
             include_str!("../../migrations/postgres/0003_log_generations.sql"),
             None,
+        ),
+        (
+            4,
+            "held runs",
+            include_str!("../../migrations/postgres/0004_held_runs.sql"),
+            Some(include_str!("../../migrations/sqlite/0004_held_runs.sql")),
         ),
     ];
     FILES

@@ -27,9 +27,10 @@ where not i.value ->> 'new_session' and session_id = unhex(i.value ->> 'session_
 
 const ACCEPT_RUNS: &str = "
 insert into runs (run_id, tenant_id, session_id, session_seq, agent, status, version, epoch, hash, due_at,
-                  input_tokens, output_tokens, cost_microusd, created_at, updated_at)
+                  held, input_tokens, output_tokens, cost_microusd, created_at, updated_at)
 select unhex(value ->> 'run_id'), value ->> 'tenant', s.session_id, s.last_seq, value ->> 'agent', 'queued',
-       value ->> 'version', 0, unhex(value ->> 'hash'), value ->> 'due_at', 0, 0, 0, value ->> 'time', value ->> 'time'
+       value ->> 'version', 0, unhex(value ->> 'hash'), value ->> 'due_at', value ->> 'held', 0, 0, 0,
+       value ->> 'time', value ->> 'time'
 from json_each($1) join sessions s on s.session_id = unhex(value ->> 'session_id') and s.tenant_id = value ->> 'tenant'
 where true on conflict do nothing
 returning run_id, epoch, null as next_run";
@@ -42,6 +43,7 @@ update runs set
     lease_until = case i.value ->> 'lease' when 'keep' then lease_until when 'claim' then i.value ->> 'due_at' end,
     due_at = case i.value ->> 'lease' when 'keep' then due_at else i.value ->> 'due_at' end,
     dispatches = case i.value ->> 'lease' when 'keep' then dispatches else 0 end,
+    held = held and i.value ->> 'lease' = 'keep',
     input_tokens = i.value ->> 'input_tokens', output_tokens = i.value ->> 'output_tokens',
     cost_microusd = i.value ->> 'cost_microusd', updated_at = i.value ->> 'time'
 from json_each($1) i
@@ -167,6 +169,7 @@ fn accept_row(prepared: &Prepared, now: Time) -> serde_json::Value {
         "session_id": accept.map(|accept| id(accept.session_id.0)),
         "new_session": accept.is_some_and(|accept| accept.new_session),
         "agent": accept.map(|accept| &accept.agent),
+        "held": accept.is_some_and(|accept| accept.held),
         "version": prepared.new_version(),
         "hash": hex(&prepared.head_hash()),
         "due_at": accept.map(|accept| lite_time(now + chrono::TimeDelta::milliseconds(millis(accept.claim_within)))),

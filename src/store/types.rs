@@ -191,6 +191,8 @@ pub struct Accept {
     pub agent: String,
     /// How long a worker may take to claim the run before it is dispatched again.
     pub claim_within: Duration,
+    /// It joins its tenant's line at once: nobody is told of it before a worker has a place for the tenant.
+    pub held: bool,
 }
 
 /// The key a client gave its request, stored in the same commit as what the request caused.
@@ -241,7 +243,7 @@ impl Appended {
     }
 }
 
-/// A run that is overdue and has been marked as dispatched once more.
+/// A run for a worker to look at: it was overdue and is marked as dispatched once more, or was first in its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     pub run_id: RunId,
@@ -279,10 +281,25 @@ pub struct Snapshot {
     pub state: String,
 }
 
-/// How many runs are in each state, and how long the oldest runnable one has waited.
+/// What one tenant asks of the workers.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Backlog {
-    pub runnable: u64,
+pub struct Demand {
+    pub tenant: TenantId,
+    /// Runs a worker has claimed.
     pub running: u64,
-    pub oldest_runnable_seconds: f64,
+    /// Runs in the tenant's line.
+    pub held: u64,
+    /// Runs that wait for the worker they were announced to.
+    pub runnable: u64,
+    /// Of both kinds, those that are older than the run that was asked about.
+    pub older: u64,
+    /// How long the first of them has waited. A run that was dispatched again and again in vain is no measure: it is
+    /// not for want of a place that it waits.
+    pub waited: Duration,
+}
+
+impl Demand {
+    pub fn waiting(&self) -> u64 {
+        self.held + self.runnable
+    }
 }

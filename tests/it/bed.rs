@@ -140,6 +140,7 @@ pub fn accept_in(tenant: &TenantId, session_id: SessionId, new_session: bool, te
             new_session,
             agent: "assistant".into(),
             claim_within: MINUTE,
+            held: false,
         }),
         idempotency: None,
         patience: Duration::from_secs(5),

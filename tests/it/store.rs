@@ -7,6 +7,7 @@ mod claims;
 mod due;
 mod idempotency;
 mod keys;
+mod lines;
 mod loading;
 mod log;
 mod newer;
@@ -65,7 +66,12 @@ conformance! {
     due::two_redrivers_never_take_one_run_twice,
     due::a_wiped_queue_makes_every_queued_run_due,
     due::the_leases_of_a_dead_process_end_at_once,
-    due::the_backlog_counts_what_waits_and_what_runs,
+    lines::a_line_gives_its_oldest_runs_once_and_only_its_own,
+    lines::the_tenants_with_a_line_are_read_page_by_page,
+    lines::a_held_run_is_not_due_before_it_is_taken_and_is_found_if_its_taker_dies,
+    lines::only_a_run_that_nobody_has_claimed_can_be_put_into_its_line,
+    lines::a_claim_or_an_end_takes_a_run_out_of_its_line,
+    lines::what_each_tenant_asks_of_the_workers_is_counted,
     loading::a_long_run_loads_from_its_snapshot_and_equals_the_full_fold,
     loading::a_snapshot_that_does_not_fit_is_ignored,
     loading::a_hole_in_the_log_is_corruption_wherever_it_is,

@@ -76,12 +76,13 @@ impl Leases {
         ))
     }
 
-    /// A command came for a run that may be in these hands.
-    pub fn look_again(&self, run_id: RunId) {
-        if let Some(held) = self.lock().get(&run_id) {
-            held.again.store(true, Ordering::Relaxed);
-            let _ = held.signals.try_send(Signal::Changed);
-        }
+    /// A command came for a run that may be in these hands: whether it is.
+    pub fn look_again(&self, run_id: RunId) -> bool {
+        let held = self.lock();
+        let Some(held) = held.get(&run_id) else { return false };
+        held.again.store(true, Ordering::Relaxed);
+        let _ = held.signals.try_send(Signal::Changed);
+        true
     }
 
     pub fn signal(&self, run_id: RunId, signal: Signal) {

@@ -2,7 +2,7 @@
 //!
 //! The path of a command, file by file:
 //!
-//! 1. [`worker`]: pulls `advance R` while slots are free.
+//! 1. [`worker`]: pulls `advance R` while there are [`places`]; what finds none waits in its tenant's [`line`].
 //! 2. [`execute`]: loads R, claims it, and loops: `next` says what to do, it is done, `decide` makes facts of the
 //!    outcome, the facts are appended and published.
 //! 3. [`call`] makes the model call and streams its text ([`delta`]); [`tools`] runs the tools.
@@ -18,11 +18,13 @@ mod context;
 mod delta;
 mod execute;
 mod lease;
+mod line;
 pub mod model;
+mod places;
 mod record;
 mod redriver;
 mod report;
 pub mod tools;
 mod worker;
 
-pub use worker::{Worker, WorkerDeps, WorkerOptions};
+pub use worker::{Worker, WorkerDeps, WorkerOptions, share_of};

@@ -95,9 +95,6 @@ async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Re
     if let Ok(depth) = shared.queue.depth().await {
         metrics::flow().queue_depth.set(depth as i64);
     }
-    let backlog = shared.reader.backlog().await.map_err(|error| error.to_string())?;
-    metrics::flow().runnable.set(backlog.runnable as i64);
-    metrics::flow().oldest_runnable.set(backlog.oldest_runnable_seconds);
     if incarnation.known.as_ref() != Some(&current) {
         // A queue we do not know (we have just started, or it was wiped, or it came back): it may have lost any
         // command. Those it still holds come twice, which is harmless.

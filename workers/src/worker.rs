@@ -1,4 +1,4 @@
-//! The command loop: pull while slots are free, execute, drain.
+//! The command loop: pull while there are places, put the rest into lines, execute, drain.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,14 +14,16 @@ use steadfast::{
     simulated,
     store::{Appender, Handles, ProviderStates, Reader},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     context::AgentCache,
     execute::{Done, Execution},
     lease::Leases,
+    line::Lines,
     model::{Models, RetryPolicy},
+    places::{Place, Places},
     redriver, report,
     tools::Toolbox,
 };
@@ -33,6 +35,11 @@ const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// A command about a run that a newer build has written to goes round among the workers so often, and this slowly.
 const NEWER_TRIES: u64 = 10;
 const NEWER_PAUSE: Duration = Duration::from_secs(1);
+/// A worker without a free place looks at the queue after this: by then one that has a place would have taken what is
+/// there. What nobody has a place for waits in its tenant's line, where the next free place goes to who has fewest.
+const READ_AHEAD_AFTER: Duration = Duration::from_millis(100);
+/// Commands looked at in one go when there are more than places.
+const READ_AHEAD: usize = 256;
 /// A worker that has neither pulled a command nor found none for so long is not ready.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// What a stopping worker keeps of its drain time for handing back what did not end.
@@ -53,6 +60,8 @@ pub struct WorkerOptions {
     pub id: String,
     /// Runs executed at the same time.
     pub slots: usize,
+    /// Of them, those of one tenant; its other runs wait in the store.
+    pub runs_per_tenant_max: usize,
     /// How long a claim holds without renewal: the time to notice that a worker is dead.
     pub lease: Duration,
     /// After a stop was asked for: finish until then, or hand back.
@@ -66,11 +75,17 @@ impl Default for WorkerOptions {
         Self {
             id: "worker".into(),
             slots: 64,
+            runs_per_tenant_max: share_of(64),
             lease: Duration::from_secs(3),
             drain: Duration::from_secs(20),
             redrive_every: Duration::from_millis(250),
         }
     }
+}
+
+/// What one tenant may have of a worker's slots, unless configured: an eighth is left for those who come new.
+pub fn share_of(slots: usize) -> usize {
+    slots - slots / 8
 }
 
 /// What all executions of a worker share.
@@ -181,7 +196,18 @@ impl Worker {
         }));
 
         let tasks = TaskTracker::new();
-        pull(&shared, &leases, &tasks, &hand_back, &health, &shutdown).await;
+        let hands = Hands {
+            places: Places::new(shared.options.slots, shared.options.runs_per_tenant_max),
+            lines: Lines::default(),
+            tasks: tasks.clone(),
+            hand_back: hand_back.clone(),
+            shared: shared.clone(),
+            leases,
+        };
+        let serving = simulated::spawn(serve_lines(hands.clone(), shutdown.clone()));
+        pull(&hands, &health, &shutdown).await;
+        // Once nobody takes runs any more, those under way are all there are.
+        let _ = serving.await;
 
         tasks.close();
         let finish = shared.options.drain.saturating_sub(HAND_BACK);
@@ -196,25 +222,44 @@ impl Worker {
     }
 }
 
-async fn pull(
-    shared: &Arc<Shared>,
-    leases: &Leases,
-    tasks: &TaskTracker,
-    hand_back: &CancellationToken,
-    health: &Health,
-    shutdown: &CancellationToken,
-) {
-    let slots = Arc::new(Semaphore::new(shared.options.slots.max(1)));
-    loop {
-        let permit = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            permit = slots.clone().acquire_owned() => permit,
+/// What a run is executed with.
+#[derive(Clone)]
+struct Hands {
+    shared: Arc<Shared>,
+    leases: Leases,
+    places: Places,
+    lines: Lines,
+    tasks: TaskTracker,
+    hand_back: CancellationToken,
+}
+
+/// Commands from the queue: into a place, or into a line.
+async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
+    let Hands {
+        shared, places, lines, ..
+    } = hands;
+    // Commands were pulled for which there was no place: behind them may be one of somebody who has more of a right.
+    let (mut pressed, mut looked) = (false, Instant::now());
+    while !shutdown.is_cancelled() {
+        let free = places.free();
+        let pulled = match free {
+            0 => {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    // First: where places are freed and taken all the time, the queue has its turn nevertheless.
+                    () = tokio::time::sleep_until(looked + READ_AHEAD_AFTER) => shared.queue.pull_ready(READ_AHEAD).await,
+                    () = places.freed_for_commands() => continue,
+                }
+            }
+            // Followed to its end also when a stop comes: a pull that is dropped may take messages with it.
+            free => {
+                shared
+                    .queue
+                    .pull(if pressed { free.max(READ_AHEAD) } else { free })
+                    .await
+            }
         };
-        let Ok(permit) = permit else { return };
-        let free = 1 + slots.available_permits();
-        // Followed to its end also when a stop comes: a pull that is dropped may take messages with it.
-        let pulled = shared.queue.pull(free).await;
         if shutdown.is_cancelled() {
             for delivery in pulled.unwrap_or_default() {
                 delivery.give_back(Duration::ZERO).await;
@@ -231,20 +276,68 @@ async fn pull(
             }
         };
         health.progress("worker");
-        let mut permit = Some(permit);
+        looked = Instant::now();
+        let mut surplus = Vec::new();
         for delivery in deliveries {
-            // As many permits are free as were asked for: nobody else takes them.
-            let Some(permit) = permit.take().or_else(|| slots.clone().try_acquire_owned().ok()) else {
+            // In our hands already: whatever the command is about, the run is looked at again, now and once more when
+            // we let go of it.
+            if hands.leases.look_again(delivery.command.run_id) {
+                delivery.ack().await;
                 continue;
-            };
-            simulated::spawn(tasks.track_future(advance(
-                shared.clone(),
-                leases.clone(),
-                hand_back.clone(),
-                delivery,
-                permit,
-            )));
+            }
+            match places.take(&delivery.command.tenant) {
+                Some(place) => hands.execute(delivery.command.clone(), Some(delivery), place),
+                None => surplus.push(delivery),
+            }
         }
+        pressed = !surplus.is_empty();
+        if pressed {
+            lines.join(&shared.reader, surplus).await;
+        }
+    }
+}
+
+/// Runs from the lines, whenever there is a place and at regular intervals: a line may have begun elsewhere.
+async fn serve_lines(hands: Hands, shutdown: CancellationToken) {
+    let Hands {
+        shared, places, lines, ..
+    } = &hands;
+    let mut tick = tokio::time::interval(shared.options.redrive_every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut after = None;
+    loop {
+        let look = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            _ = tick.tick() => true,
+            () = places.freed_for_lines() => false,
+            () = lines.grown() => false,
+        };
+        if look {
+            match lines.look_up(&shared.reader, after.take()).await {
+                Ok(next) => after = next,
+                Err(error) => tracing::debug!(%error, "the lines could not be looked up"),
+            }
+        }
+        let execute = |command, place| hands.execute(command, None, place);
+        if let Err(error) = lines.serve(&shared.reader, places, execute).await {
+            tracing::warn!(%error, "no runs can be taken from their lines");
+            tokio::time::sleep(QUEUE_PAUSE).await;
+        }
+    }
+}
+
+impl Hands {
+    fn execute(&self, command: Advance, delivery: Option<Delivery>, place: Place) {
+        let execution = advance(
+            self.shared.clone(),
+            self.leases.clone(),
+            self.hand_back.clone(),
+            command,
+            delivery,
+            place,
+        );
+        simulated::spawn(self.tasks.track_future(execution));
     }
 }
 
@@ -252,21 +345,20 @@ async fn advance(
     shared: Arc<Shared>,
     leases: Leases,
     hand_back: CancellationToken,
-    delivery: Delivery,
-    permit: OwnedSemaphorePermit,
+    command: Advance,
+    mut delivery: Option<Delivery>,
+    place: Place,
 ) {
-    let command = delivery.command.clone();
     let Some((lease, signals)) = leases.take(command.run_id) else {
-        // In our hands already: whatever the command is about, the run is looked at again, now and once more when we
-        // let go of it.
         leases.look_again(command.run_id);
-        delivery.ack().await;
+        if let Some(delivery) = delivery {
+            delivery.ack().await;
+        }
         return;
     };
     let look_again = lease.look_again();
     metrics::runs().in_progress.inc();
-    let _guard = InProgress(permit);
-    let mut delivery = Some(delivery);
+    let _guard = InProgress(place);
     let claimed = async {
         if let Some(delivery) = delivery.take() {
             delivery.ack().await;
@@ -303,7 +395,7 @@ async fn advance(
 }
 
 /// Counts down also when the execution panics.
-struct InProgress(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+struct InProgress(#[expect(dead_code, reason = "held for its drop")] Place);
 
 impl Drop for InProgress {
     fn drop(&mut self) {

@@ -150,6 +150,7 @@ impl House {
                 new_session: session.is_none(),
                 agent: "assistant".into(),
                 claim_within: Duration::from_millis(300),
+                held: false,
             }),
             idempotency: None,
             patience: PATIENCE,

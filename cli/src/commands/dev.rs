@@ -71,6 +71,7 @@ pub async fn dev(settings: &Settings, args: args::Dev) -> Result<ExitCode, Failu
     let options = WorkerOptions {
         id: WORKER_ID.into(),
         slots: worker_settings.slots,
+        runs_per_tenant_max: worker_settings.runs_per_tenant_max,
         lease: worker_settings.lease,
         drain: worker_settings.drain,
         ..WorkerOptions::default()

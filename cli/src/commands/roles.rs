@@ -118,6 +118,7 @@ pub async fn worker(settings: &Settings, args: Role) -> Result<ExitCode, Failure
     let options = WorkerOptions {
         id,
         slots: worker.slots,
+        runs_per_tenant_max: worker.runs_per_tenant_max,
         lease: worker.lease,
         drain: worker.drain,
         ..WorkerOptions::default()

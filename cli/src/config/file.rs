@@ -79,6 +79,7 @@ section! {
         lease_ms: Option<u64>,
         drain_seconds: Option<u64>,
         calls_per_tenant_max: Option<usize>,
+        runs_per_tenant_max: Option<usize>,
     }
     Tools {
         http_get_allow_hosts: Vec<String>,

@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use steadfast_gateway::Identity;
-use steadfast_workers::model::Timeouts;
+use steadfast_workers::{model::Timeouts, share_of};
 
 use super::{LogFormat, Settings};
 use crate::{error::Failure, secret::Secret};
@@ -48,6 +48,8 @@ pub struct WorkerSettings {
     pub drain: Duration,
     /// Model calls of one tenant at the same time.
     pub calls_per_tenant_max: usize,
+    /// Runs of one tenant at the same time.
+    pub runs_per_tenant_max: usize,
 }
 
 pub struct LogSettings {
@@ -138,6 +140,11 @@ impl Settings {
             calls_per_tenant_max: within(
                 "worker.calls_per_tenant_max",
                 file.calls_per_tenant_max.unwrap_or(slots),
+                SLOTS,
+            )?,
+            runs_per_tenant_max: within(
+                "worker.runs_per_tenant_max",
+                file.runs_per_tenant_max.unwrap_or_else(|| share_of(slots)),
                 SLOTS,
             )?,
         })

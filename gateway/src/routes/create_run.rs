@@ -15,6 +15,7 @@ use super::stream_events;
 use crate::{
     announce::{self, News},
     body, clock,
+    demand::Admission,
     gateway::Gateway,
     idempotency::{self, Key, json},
     identity::Who,
@@ -26,6 +27,8 @@ use crate::{
 };
 
 pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) -> Result<Response, Problem> {
+    // Before the body is read: what is refused costs next to nothing.
+    let admission = gateway.demand.admit(&who.tenant, &gateway.limits)?;
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, gateway.limits.body_bytes_max).await?;
     let key = Key::of(&parts.headers, &parts.method, parts.uri.path(), &bytes)?;
@@ -53,6 +56,7 @@ pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) 
         new_session: session.is_none(),
         agent: request.agent.name.clone(),
         claim_within: gateway.limits.claim_within(),
+        held: admission == Admission::Held,
     };
     let agent = accept.agent.clone();
     let events = decide(&Run::default(), Command::Request(request)).map_err(|refusal| task::refused(&refusal))?;
@@ -69,7 +73,11 @@ pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) 
             metrics::runs().accepted.with_label_values(&[&agent]).inc();
             // Nobody else knows the run yet: whoever learns of it from the answer reads this event in the store, so
             // the feed need not carry it.
-            gateway.announcer.tell(News::of(run_id, &who.tenant, &appended));
+            if admission == Admission::Held {
+                metrics::flow().joined.with_label_values(&["gateway"]).inc();
+            } else {
+                gateway.announcer.tell(News::of(run_id, &who.tenant, &appended));
+            }
             Ok(match watch {
                 Some((subscription, slot)) => {
                     let written = appended.events.iter().map(announce::frame).collect();

@@ -111,6 +111,7 @@ impl Bed {
             new_session: session.is_none(),
             agent: "assistant".into(),
             claim_within: Duration::from_secs(60),
+            held: false,
         };
         let append = Append {
             run_id,

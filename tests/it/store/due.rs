@@ -175,26 +175,3 @@ pub async fn the_leases_of_a_dead_process_end_at_once(bed: &Bed) {
     go(store, &mut dead, |l| claim(l, "heir", MINUTE)).await;
     assert!(load(store, alive.head.run_id).await.head.lease_until > Some(now()));
 }
-
-pub async fn the_backlog_counts_what_waits_and_what_runs(bed: &Bed) {
-    let store = &bed.store;
-    let empty = store.reader.backlog().await.expect("answered");
-    assert_eq!(
-        (empty.runnable, empty.running, empty.oldest_runnable_seconds),
-        (0, 0, 0.0)
-    );
-    let waiting = accepted(store).await;
-    accepted(store).await;
-    claimed(store, "w").await;
-    let mut ended = claimed(store, "w").await;
-    go(store, &mut ended, |l| order(l, answer(&l.run, "done"))).await;
-    let sql = "update runs set updated_at = $2 where run_id = $1";
-    let aged = store
-        .db
-        .execute(sql, &[waiting.head.run_id.0.into(), ago(100).into()])
-        .await;
-    assert_eq!(aged.expect("moved"), 1);
-    let backlog = store.reader.backlog().await.expect("answered");
-    assert_eq!((backlog.runnable, backlog.running), (2, 1));
-    assert!((99.0..110.0).contains(&backlog.oldest_runnable_seconds), "{backlog:?}");
-}

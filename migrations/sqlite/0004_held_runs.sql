@@ -1,0 +1,11 @@
+-- Runs for which there is no place at the workers: they wait here, in their tenant's line, and not in the queue.
+alter table runs
+    add column held boolean not null default false
+    constraint runs_held_are_open check (not held or status in ('queued', 'running', 'waiting'));
+
+-- Only held runs: each tenant's line, oldest first. A run that is never held never touches it.
+create index runs_held on runs (tenant_id, run_id) where held;
+
+-- What is held is not overdue, however long it waits.
+drop index runs_due;
+create index runs_due on runs (due_at) where due_at is not null and not held;
