@@ -4,6 +4,8 @@
     reason = "a test is an edge: it makes its own ids and times"
 )]
 
+#[path = "command_loop/fairness.rs"]
+mod fairness;
 #[path = "command_loop/newer.rs"]
 mod newer;
 #[path = "command_loop/people.rs"]
@@ -85,6 +87,29 @@ impl House {
         pace: Duration,
         tools: Toolbox,
     ) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+        self.start(Self::options(id), pace, tools)
+    }
+
+    fn worker_of(&self, options: WorkerOptions, pace: Duration) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+        self.start(options, pace, Toolbox::builtin(Default::default()))
+    }
+
+    fn options(id: &str) -> WorkerOptions {
+        WorkerOptions {
+            id: id.into(),
+            lease: Duration::from_millis(600),
+            drain: Duration::from_secs(4),
+            redrive_every: Duration::from_millis(50),
+            ..WorkerOptions::default()
+        }
+    }
+
+    fn start(
+        &self,
+        options: WorkerOptions,
+        pace: Duration,
+        tools: Toolbox,
+    ) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let models = Models::new(None, None)
             .expect("models")
             .with_scripted(Scripted::new(pace));
@@ -96,13 +121,6 @@ impl House {
             tools: Arc::new(tools),
             health: Health::default(),
         };
-        let options = WorkerOptions {
-            id: id.into(),
-            lease: Duration::from_millis(600),
-            drain: Duration::from_secs(4),
-            redrive_every: Duration::from_millis(50),
-            ..WorkerOptions::default()
-        };
         let stop = CancellationToken::new();
         (stop.clone(), tokio::spawn(Worker::new(deps, options).run(stop)))
     }
@@ -113,6 +131,22 @@ impl House {
     }
 
     async fn post_with(&self, input: &str, session: Option<SessionId>, shape: impl FnOnce(&mut Request)) -> RunId {
+        let tenant = TenantId::default();
+        self.post_as(&tenant, false, input, session, shape).await
+    }
+
+    async fn post_for(&self, tenant: &TenantId, held: bool) -> RunId {
+        self.post_as(tenant, held, "hello", None, |_| {}).await
+    }
+
+    async fn post_as(
+        &self,
+        tenant: &TenantId,
+        held: bool,
+        input: &str,
+        session: Option<SessionId>,
+        shape: impl FnOnce(&mut Request),
+    ) -> RunId {
         let agent = self.agents.get("assistant").expect("assistant");
         let session_id = session.unwrap_or(SessionId(Uuid::now_v7()));
         let now = chrono::Utc::now();
@@ -136,7 +170,7 @@ impl House {
         let run_id = RunId(Uuid::now_v7());
         let append = Append {
             run_id,
-            tenant: TenantId::default(),
+            tenant: tenant.clone(),
             expected_version: 0,
             expected_epoch: 0,
             prev_hash: GENESIS,
@@ -150,7 +184,7 @@ impl House {
                 new_session: session.is_none(),
                 agent: "assistant".into(),
                 claim_within: Duration::from_millis(300),
-                held: false,
+                held,
             }),
             idempotency: None,
             patience: PATIENCE,
@@ -161,9 +195,13 @@ impl House {
     }
 
     async fn announce(&self, run_id: RunId) {
+        self.announce_for(run_id, &TenantId::default()).await;
+    }
+
+    async fn announce_for(&self, run_id: RunId, tenant: &TenantId) {
         let command = Advance {
             run_id,
-            tenant: TenantId::default(),
+            tenant: tenant.clone(),
             version: 1,
             dispatch: 0,
         };

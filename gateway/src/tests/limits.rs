@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use steadfast::run::{RunId, TenantId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -254,4 +255,72 @@ async fn a_connection_over_the_limit_is_told_to_come_back() {
         answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"),
         "{answer}"
     );
+}
+
+/// Posts until the answer is of this kind; the gateway looks at what waits now and then.
+async fn posts_until(house: &House, reached: impl Fn(&Answer) -> bool) -> Answer {
+    for _ in 0..400 {
+        let answer = house.call("POST", "/v1/runs", r#"{"input":"hello"}"#).await;
+        if reached(&answer) {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("the gateway never came to see what waits")
+}
+
+#[tokio::test]
+async fn a_tenant_with_a_line_queues_up_unannounced_until_the_line_is_full() {
+    let limits = GatewayLimits {
+        held_runs_per_tenant_max: 6,
+        line_runs_min: 2,
+        ..Default::default()
+    };
+    let house = House::with(Identity::Open, limits).await;
+    let first = [
+        house.accept(r#"{"input":"a"}"#).await,
+        house.accept(r#"{"input":"b"}"#).await,
+    ];
+    assert_eq!(house.store.reader.hold(&first).await.expect("held"), 2);
+    let refused = posts_until(&house, |answer| answer.status != 202).await;
+    refused.is_problem(429, "too_many_held_runs");
+    let seconds = |name| refused.header(name).parse::<u64>().unwrap_or_default();
+    assert!((1..=60).contains(&seconds("retry-after")), "{refused:?}");
+    assert_eq!(refused.header("ratelimit-policy"), "\"held_runs\";q=6");
+    assert!(
+        refused.header("ratelimit").starts_with("\"held_runs\";r=0;t="),
+        "{refused:?}"
+    );
+    assert_eq!(refused.json["retryable"], true);
+    let detail = refused.json["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("gateway.held_runs_per_tenant_max"), "{detail}");
+    let demand = house.store.reader.demand(RunId::default()).await.expect("answered");
+    assert_eq!(demand.iter().map(|demand| demand.held).collect::<Vec<_>>(), [6]);
+
+    // Before the body: one that would be refused for itself, and is sent slowly, is not waited for.
+    let head =
+        "POST /v1/runs HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900000\r\nconnection: close\r\n\r\nnot json";
+    let answer = raw(&house, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
+
+    let tenant = TenantId::default();
+    let taken = house.store.reader.take_held(&tenant, 4, Duration::from_secs(60)).await;
+    assert_eq!(taken.expect("taken").len(), 4);
+    posts_until(&house, |answer| answer.status == 202).await;
+}
+
+#[tokio::test]
+async fn where_runs_wait_too_long_for_a_worker_nobody_may_add_to_them_but_all_else_is_served() {
+    let limits = GatewayLimits {
+        waited_seconds_max: 1,
+        ..Default::default()
+    };
+    let house = House::with(Identity::Open, limits).await;
+    let run_id = house.accept(r#"{"input":"hello"}"#).await;
+    let refused = posts_until(&house, |answer| answer.status != 202).await;
+    refused.is_problem(429, "overloaded");
+    assert!(!refused.header("retry-after").is_empty(), "{refused:?}");
+    let path = format!("/v1/runs/{run_id}");
+    assert_eq!(house.call("GET", &path, "").await.status, 200);
+    assert_eq!(house.call("POST", &format!("{path}/cancel"), "{}").await.status, 200);
 }
