@@ -9,6 +9,8 @@ pub enum Guard {
     Position,
     /// Overdue runs are found in the store.
     Redriver,
+    /// Runs that wait in a line are found in the store.
+    Lines,
     /// Deltas of a reply that will not come are taken back.
     StepReset,
     /// A request that comes twice happens once.
@@ -18,10 +20,11 @@ pub enum Guard {
 }
 
 impl Guard {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Epoch,
         Self::Position,
         Self::Redriver,
+        Self::Lines,
         Self::StepReset,
         Self::IdempotencyKey,
         Self::TailResume,

@@ -71,7 +71,7 @@ fn each_guard_is_missed_when_it_is_gone_and_under_its_own_name() {
         let (invariant, within) = match guard {
             Guard::Epoch => ("I5 fencing", MISSED_WITHIN_BY_LATE_WORKERS),
             Guard::Position => ("I11 projections", MISSED_WITHIN),
-            Guard::Redriver => ("I4 progress", MISSED_WITHIN),
+            Guard::Redriver | Guard::Lines => ("I4 progress", MISSED_WITHIN),
             Guard::StepReset | Guard::TailResume => ("I10 stream exactness", MISSED_WITHIN),
             Guard::IdempotencyKey => ("I3 command once", MISSED_WITHIN),
         };

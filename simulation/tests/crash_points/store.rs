@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use steadfast::{
     run::{RunId, SessionId, TenantId, Time},
     store::{
-        ApiKey, Backend, Backlog, Due, Error, Hash, Head, Idempotency, LogEntry, Outcome, Position, Prepared, Session,
+        ApiKey, Backend, Demand, Due, Error, Hash, Head, Idempotency, LogEntry, Outcome, Position, Prepared, Session,
         Snapshot, StoredEvent,
     },
 };
@@ -127,8 +127,17 @@ impl Backend for CutStore {
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error> {
         self.inner.make_due(dead_owner).await
     }
-    async fn backlog(&self) -> Result<Backlog, Error> {
-        self.inner.backlog().await
+    async fn hold(&self, runs: &[RunId]) -> Result<u64, Error> {
+        self.inner.hold(runs).await
+    }
+    async fn take_held(&self, tenant: &TenantId, limit: u32, claim_within: Duration) -> Result<Vec<Due>, Error> {
+        self.inner.take_held(tenant, limit, claim_within).await
+    }
+    async fn held_tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<TenantId>, Error> {
+        self.inner.held_tenants(after, limit).await
+    }
+    async fn demand(&self, than: RunId) -> Result<Vec<Demand>, Error> {
+        self.inner.demand(than).await
     }
     async fn put_snapshot(&self, run_id: RunId, snapshot: &Snapshot, state_version: u32) -> Result<(), Error> {
         self.inner.put_snapshot(run_id, snapshot, state_version).await
