@@ -119,7 +119,9 @@ impl Db {
 
     /// Brings the schema to this build's version. Safe to run from many processes at once, and again.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let migrator = Migrator::with_migrations(migrations(self.is_postgres()));
+        let mut migrator = Migrator::with_migrations(migrations(self.is_postgres()));
+        // A newer build has been here. Migrations only add, so this one can still work: an upgrade can be taken back.
+        migrator.set_ignore_missing(true);
         let done = match self {
             Self::Postgres(pool) => migrator.run(pool).await,
             Self::Sqlite { write, .. } => migrator.run(write).await,

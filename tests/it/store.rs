@@ -80,6 +80,7 @@ conformance! {
     loading::an_unknown_run_is_none,
     newer::an_event_from_the_future_is_refused_by_name_and_read_as_it_was_stored,
     newer::a_run_from_the_future_stays_due_and_is_offered_again,
+    newer::a_schema_a_newer_build_has_added_to_is_migrated_without_complaint,
     newer::a_snapshot_of_a_build_that_knows_more_events_is_ignored,
     log::a_reader_sees_every_event_once_and_in_order_while_sixteen_write,
     log::pages_of_one_event_are_as_good_as_one_page,
