@@ -1,6 +1,7 @@
 //! Every scenario there is: one file each, listed here.
 
 mod gap_stress;
+mod overload;
 mod rebuild_live;
 mod worker_kill;
 
@@ -10,7 +11,12 @@ use crate::{
     system::{Layout, Stack},
 };
 
-pub static SCENARIOS: &[Scenario] = &[worker_kill::SCENARIO, rebuild_live::SCENARIO, gap_stress::SCENARIO];
+pub static SCENARIOS: &[Scenario] = &[
+    worker_kill::SCENARIO,
+    rebuild_live::SCENARIO,
+    gap_stress::SCENARIO,
+    overload::SCENARIO,
+];
 
 /// A run takes a second or so: long enough to be met in every state.
 fn model() -> Settings {
