@@ -39,7 +39,7 @@ chaos: ## play every fault scenario on real processes, or MINUTES=30 of them aga
 	@tests/services.sh start
 	cargo build -q -p steadfast-cli -p steadfast-tests --bins
 	@eval "$$(tests/services.sh env)" && target/debug/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SCENARIO),--scenario $(SCENARIO)) \
-	  $(if $(REPORT),--report $(REPORT)) $(if $(SEED),--seed $(SEED))
+	  $(if $(REPORT),--report $(REPORT)) $(if $(SEED),--seed $(SEED)) $(if $(STRICT),--strict)
 
 bench: ## measure a release build on Postgres and NATS with a scripted model
 	tests/bench.sh

@@ -106,6 +106,7 @@ family! {
         in_progress: IntGauge = gauge("steadfast_runs_in_progress", "Runs this worker is executing now.");
         slots: IntGauge = gauge("steadfast_worker_slots", "Runs this worker may execute at the same time.");
         claims: IntCounterVec = counters("steadfast_claims_total", "Tries to claim a run.", &["outcome"]);
+        deliveries: IntCounterVec = counters("steadfast_deliveries_total", "Commands that came to this worker, by what came of them.", &["outcome"]);
         takeovers: IntCounter = counter("steadfast_takeovers_total", "Claims of a run another worker had started.");
         interrupted: IntCounter = counter("steadfast_runs_interrupted_total", "Executions of a run that panicked.");
         approvals: IntCounterVec = counters("steadfast_approvals_requested_total", "Questions put to people, by what about.", &["about"]);

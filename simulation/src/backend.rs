@@ -12,7 +12,7 @@ use steadfast::{
     run::{RunId, SessionId, Status, TenantId, Time},
     store::{
         ApiKey, Appended, Backend, Demand, Due, Error, Hash, Head, Idempotency, Lease, LogEntry, Outcome, Position,
-        Prepared, Session, Snapshot, StoredEvent,
+        Prepared, Session, Snapshot, StoredEvent, held_pause,
     },
 };
 use tokio::sync::oneshot;
@@ -225,6 +225,8 @@ impl Backend for SimulatedBackend {
                 let Some(row) = rows.runs.get_mut(&run_id) else {
                     continue;
                 };
+                let held = row.head.lease_owner.is_some();
+                let first_pause = if held { held_pause(first_pause) } else { first_pause };
                 let pause = first_pause
                     .saturating_mul(1 << row.dispatches.min(12))
                     .min(REDRIVE_PAUSE_MAX);

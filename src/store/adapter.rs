@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     ApiKey, Appended, Backend, Demand, Due, Error, Hash, Head, HotReads, Idempotency, LogEntry, Outcome, Position,
     Prepared, Session, Snapshot, StoredAnswer, StoredEvent,
+    backend::held_pause,
     encode::referred,
     postgres,
     sql::{Db, Row},
@@ -364,13 +365,17 @@ impl Backend for Adapter {
 
     async fn take_due(&self, limit: u32, first_pause: Duration) -> Result<Vec<Due>, Error> {
         let (first, most) = (first_pause.as_millis(), REDRIVE_PAUSE_MAX.as_millis());
+        let first = format!(
+            "case when lease_owner is null then {first} else {} end",
+            held_pause(first_pause).as_millis()
+        );
         // 2^dispatches without overflow; `least` and two-argument `min` are the same function in the two dialects.
         let (least, skip) = if self.db.is_postgres() {
             ("least", "for update skip locked")
         } else {
             ("min", "")
         };
-        let pause = format!("{least}({most}, {first} * (1 << cast({least}(dispatches, 12) as integer)))");
+        let pause = format!("{least}({most}, ({first}) * (1 << cast({least}(dispatches, 12) as integer)))");
         let sql = format!(
             // Materialized: a join that ran the locking query twice would take more than was asked.
             "with overdue as materialized (

@@ -53,7 +53,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Extends the leases of these runs, where the epoch still holds. Answers the runs that were renewed.
     async fn renew(&self, owner: &str, runs: &[(RunId, u64)], ttl: Duration) -> Result<Vec<RunId>, Error>;
 
-    /// Takes up to `limit` overdue runs that nothing holds back and puts each off by a growing pause.
+    /// Takes up to `limit` overdue runs that nothing holds back and puts each off by a growing pause; those whose worker
+    /// has died by [`held_pause`].
     async fn take_due(&self, limit: u32, first_pause: Duration) -> Result<Vec<Due>, Error>;
 
     /// Makes due at once every queued run and every overdue one that was dispatched in vain, and ends the leases of
@@ -87,4 +88,10 @@ pub trait Backend: Send + Sync + 'static {
     async fn api_key(&self, hash: &Hash) -> Result<Option<ApiKey>, Error>;
     async fn api_keys(&self) -> Result<Vec<ApiKey>, Error>;
     async fn revoke_api_key(&self, id: Uuid, now: Time) -> Result<bool, Error>;
+}
+
+/// The first pause of a run whose lease has ended. Its command waits behind no backlog that would make a second one
+/// idle, and the worker it went to may be dying too.
+pub fn held_pause(first_pause: Duration) -> Duration {
+    first_pause / 5
 }

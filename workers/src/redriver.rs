@@ -5,7 +5,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use steadfast::{health::Health, metrics, queue::Advance};
+use steadfast::{
+    health::Health,
+    metrics,
+    queue::{self, Advance},
+    store,
+};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::Shared;
@@ -23,15 +29,20 @@ pub async fn run(shared: Arc<Shared>, health: Health, stop: CancellationToken) {
     let mut tick = tokio::time::interval(shared.options.redrive_every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut incarnation = Incarnation::default();
+    let mut outage = Outage::default();
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match look(&shared, &mut incarnation).await {
+        match look(&shared, &mut incarnation, &mut outage).await {
             Ok(()) => health.progress("redriver"),
-            Err(reason) => {
+            Err(trouble) => {
+                if matches!(trouble, Trouble::Store(_)) {
+                    outage.failed();
+                }
+                let reason = trouble.to_string();
                 tracing::warn!(reason, "overdue runs could not be dispatched");
                 health.trouble("redriver", reason);
             }
@@ -39,57 +50,100 @@ pub async fn run(shared: Arc<Shared>, health: Health, stop: CancellationToken) {
     }
 }
 
+/// Why overdue runs could not be dispatched.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Queue(#[from] queue::Error),
+    #[error("the command queue is away")]
+    NoQueue,
+}
+
+/// While the store is away no lease can be renewed, and when it is back all may have ended. The living renew theirs
+/// within a lease; who took their runs before would repeat calls that were paid for and are still under way.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    grace: Option<Instant>,
+}
+
+impl Outage {
+    fn failed(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// The store answers. Only an outage in which renewals were missed counts, or a store that stumbles now and then
+    /// would keep the redriver from its work.
+    fn over(&mut self, lease: Duration) {
+        if self.since.take().is_some_and(|since| since.elapsed() >= lease / 3) {
+            self.grace = Some(Instant::now() + lease);
+        }
+    }
+
+    fn lets_the_living_renew(&self) -> bool {
+        self.grace.is_some_and(|until| Instant::now() < until)
+    }
+}
+
 #[derive(Default)]
 struct Incarnation {
     known: Option<String>,
-    asked: Option<tokio::time::Instant>,
+    /// A queue was known before.
+    had_one: bool,
+    asked: Option<Instant>,
+    /// Set while the runs that a lost queue owed are sent again.
+    refill: bool,
 }
 
-async fn look(shared: &Shared, incarnation: &mut Incarnation) -> Result<(), String> {
+async fn look(shared: &Shared, incarnation: &mut Incarnation, outage: &mut Outage) -> Result<(), Trouble> {
+    if outage.since.is_some() {
+        shared.reader.log_end().await?;
+        outage.over(shared.options.lease);
+    }
     if incarnation
         .asked
         .is_none_or(|asked| asked.elapsed() >= INCARNATION_EVERY)
     {
-        incarnation.asked = Some(tokio::time::Instant::now());
+        incarnation.asked = Some(Instant::now());
         check_incarnation(shared, incarnation).await?;
     }
     // Nothing is marked as dispatched while the queue is known to be away: it would only be put off.
     if incarnation.known.is_none() {
-        return Err("the command queue is away".into());
+        return Err(Trouble::NoQueue);
+    }
+    if outage.lets_the_living_renew() {
+        return Ok(());
     }
     loop {
-        let due = shared
-            .reader
-            .take_due(BATCH, FIRST_PAUSE)
-            .await
-            .map_err(|error| error.to_string())?;
+        let due = shared.reader.take_due(BATCH, FIRST_PAUSE).await?;
         let full = due.len() == BATCH as usize;
         for due in due {
             let command = Advance {
                 run_id: due.run_id,
                 tenant: due.tenant,
                 version: due.version,
-                dispatch: due.dispatch,
+                // What the gateway called the command of a new run. The queue swallows an id it knows: of all workers
+                // that find it emptied, and of gateways whose words were on their way, one is heard for each run.
+                dispatch: if incarnation.refill { 0 } else { due.dispatch },
             };
-            shared
-                .queue
-                .publish(&command)
-                .await
-                .map_err(|error| error.to_string())?;
+            shared.queue.publish(&command).await?;
             metrics::runs().redriven.inc();
         }
         if !full {
+            incarnation.refill = false;
             return Ok(());
         }
     }
 }
 
-async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Result<(), String> {
+async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Result<(), Trouble> {
     let current = match shared.queue.incarnation().await {
         Ok(current) => current,
         Err(error) => {
             incarnation.known = None;
-            return Err(error.to_string());
+            return Err(error.into());
         }
     };
     if let Ok(depth) = shared.queue.depth().await {
@@ -98,12 +152,13 @@ async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Re
     if incarnation.known.as_ref() != Some(&current) {
         // A queue we do not know (we have just started, or it was wiped, or it came back): it may have lost any
         // command. Those it still holds come twice, which is harmless.
-        let made = shared.reader.make_due(None).await.map_err(|error| error.to_string())?;
+        let made = shared.reader.make_due(None).await?;
         tracing::info!(
             runs = made,
             "the command queue is new to this worker: queued runs are dispatched again"
         );
         incarnation.known = Some(current);
+        incarnation.refill = std::mem::replace(&mut incarnation.had_one, true);
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ impl Default for WorkerOptions {
             id: "worker".into(),
             slots: 64,
             runs_per_tenant_max: share_of(64),
-            lease: Duration::from_secs(3),
+            lease: Duration::from_secs(2),
             drain: Duration::from_secs(20),
             redrive_every: Duration::from_millis(250),
         }
@@ -282,6 +282,7 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             // In our hands already: whatever the command is about, the run is looked at again, now and once more when
             // we let go of it.
             if hands.leases.look_again(delivery.command.run_id) {
+                metrics::runs().deliveries.with_label_values(&["in_hand"]).inc();
                 delivery.ack().await;
                 continue;
             }
@@ -292,6 +293,8 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
         }
         pressed = !surplus.is_empty();
         if pressed {
+            let lined = metrics::runs().deliveries.with_label_values(&["lined"]);
+            lined.inc_by(surplus.len() as u64);
             lines.join(&shared.reader, surplus).await;
         }
     }
@@ -352,6 +355,7 @@ async fn advance(
     let Some((lease, signals)) = leases.take(command.run_id) else {
         leases.look_again(command.run_id);
         if let Some(delivery) = delivery {
+            metrics::runs().deliveries.with_label_values(&["in_hand"]).inc();
             delivery.ack().await;
         }
         return;
@@ -359,6 +363,7 @@ async fn advance(
     let look_again = lease.look_again();
     metrics::runs().in_progress.inc();
     let _guard = InProgress(place);
+    let delivered = delivery.is_some();
     let claimed = async {
         if let Some(delivery) = delivery.take() {
             delivery.ack().await;
@@ -380,6 +385,14 @@ async fn advance(
             tracing::warn!(run.id = %command.run_id, reason, "a run is left to a newer worker");
         }
         Done::Settled | Done::Lost | Done::Held | Done::HandedBack => {}
+    }
+    let outcome = match (&delivery, &done) {
+        (None, _) => "claimed",
+        (Some(_), Done::Held) => "held",
+        (Some(_), _) => "in_vain",
+    };
+    if delivered {
+        metrics::runs().deliveries.with_label_values(&[outcome]).inc();
     }
     match (delivery, done) {
         // Nobody looked at the run: its command comes again before the redriver would find it.

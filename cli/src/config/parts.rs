@@ -128,7 +128,7 @@ impl Settings {
         let lease = env
             .parse("STEADFAST_LEASE_MS", "a number of milliseconds")?
             .or(file.lease_ms)
-            .unwrap_or(3_000);
+            .unwrap_or(2_000);
         let drain = env
             .parse("STEADFAST_DRAIN_SECONDS", "a number of seconds")?
             .or(file.drain_seconds)

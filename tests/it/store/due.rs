@@ -82,11 +82,15 @@ pub async fn a_run_dispatched_in_vain_is_looked_at_less_and_less_often(bed: &Bed
             "dispatch {dispatch}: {off} off"
         );
     }
-    // A step forward clears the suspicion.
+    // A step forward clears the suspicion; and a run that a worker held is looked at again sooner.
     let mut run = load(store, run.head.run_id).await;
     go(store, &mut run, |l| claim(l, "w", MINUTE)).await;
     make_due_at(store, run.head.run_id, ago(1)).await;
+    let before = now();
     assert_eq!(take(store, 9).await[0].dispatch, 1);
+    let due_at = load(store, run.head.run_id).await.head.due_at.expect("put off");
+    let off = due_at - before - chrono::TimeDelta::seconds(2);
+    assert!(off.abs() < chrono::TimeDelta::seconds(2), "a held run: {off} off");
 }
 
 pub async fn held_runs_and_runs_that_wait_for_people_are_left_alone(bed: &Bed) {

@@ -47,6 +47,9 @@ struct Args {
     /// What decides victims and pauses; printed, and new each time where it is not given
     #[arg(long)]
     seed: Option<u64>,
+    /// A promised time that was not kept fails its scenario too: for a machine with nothing else to do
+    #[arg(long)]
+    strict: bool,
     /// Write the table to this file too, as Markdown
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -76,7 +79,14 @@ async fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let seed = args.seed.unwrap_or_else(|| Chance::seed("chaos"));
     let time = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
-    let report = Suite { scenarios, time, seed }.play().await;
+    let report = Suite {
+        scenarios,
+        time,
+        seed,
+        strict: args.strict,
+    }
+    .play()
+    .await;
     let text = report.markdown();
     println!("\n{text}");
     if let Some(file) = args.report

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::system::{Chance, Kill, Ride, Role, SETTLE_MAX, Settled, Stack, settle};
+use crate::system::{Chance, Kill, Ride, Role, SETTLE_MAX, Settled, Stack, now, settle};
 
 use super::Load;
 
@@ -13,6 +13,7 @@ pub struct Case {
     /// The long form: as many faults as the promise names, not as many as fit into minutes.
     pub long: bool,
     pub chance: Chance,
+    strict: bool,
     begun: Instant,
     told: Instant,
     pub(super) faults: u64,
@@ -20,6 +21,8 @@ pub struct Case {
     pub(super) settled: Settled,
     /// Deliveries of commands beyond those that led to a claim, in hundredths of these.
     pub(super) extra_deliveries: Option<f64>,
+    /// Answers that told a client to come back later.
+    pub refusals: u64,
     pub(super) violations: Vec<String>,
     /// Promises of this scenario's own that were held against what happened.
     pub(super) required: u64,
@@ -27,10 +30,11 @@ pub struct Case {
 }
 
 impl Case {
-    pub(super) fn new(name: &'static str, long: bool, seed: u64) -> Self {
+    pub(super) fn new(name: &'static str, long: bool, strict: bool, seed: u64) -> Self {
         Self {
             name,
             long,
+            strict,
             chance: Chance::new(seed),
             begun: Instant::now(),
             told: Instant::now(),
@@ -38,6 +42,7 @@ impl Case {
             kills: vec![],
             settled: Settled::default(),
             extra_deliveries: None,
+            refusals: 0,
             violations: vec![],
             required: 0,
             notes: vec![],
@@ -57,6 +62,18 @@ impl Case {
         load
     }
 
+    pub fn orphaned(&self) -> usize {
+        self.settled.orphaned
+    }
+
+    pub fn takeovers(&self) -> usize {
+        self.settled.takeovers_ms.len()
+    }
+
+    pub fn extra_deliveries(&self) -> Option<f64> {
+        self.extra_deliveries
+    }
+
     pub fn faults(&self) -> u64 {
         self.faults
     }
@@ -69,8 +86,19 @@ impl Case {
     /// SIGKILL, remembered: whoever it held runs of must be replaced in time.
     pub fn kill(&mut self, role: &mut Role) {
         if let Some(pid) = role.pid() {
-            self.kills.push(Kill::now(pid));
+            let at = now();
             role.kill9();
+            self.kills.push(Kill { pid, at, done: now() });
+            self.faults += 1;
+        }
+    }
+
+    /// SIGSTOP, remembered as a kill: what it holds must be taken over all the same.
+    pub fn freeze(&mut self, role: &mut Role) {
+        if let Some(pid) = role.pid() {
+            let at = now();
+            role.sigstop();
+            self.kills.push(Kill { pid, at, done: now() });
             self.faults += 1;
         }
     }
@@ -111,6 +139,7 @@ impl Case {
         let begun = Instant::now();
         let rides = load.finish().await;
         let took = begun.elapsed();
+        self.refusals = rides.iter().map(|ride| ride.refusals).sum();
         self.require(
             took <= SETTLE_MAX,
             format!("I4: the last run ended {took:?} after the last fault"),
@@ -124,13 +153,36 @@ impl Case {
         self.violations.append(&mut settled.violations);
         self.settled = settled;
         let failed = std::mem::take(&mut self.settled.failed);
+        let some = failed.first().map(String::as_str).unwrap_or_default();
         self.require(
             failed.is_empty(),
-            format!("runs that should have completed: {failed:#?}"),
+            format!(
+                "{} runs should have completed and did not, such as {some}",
+                failed.len()
+            ),
         );
         if !self.violations.is_empty() {
             let kept = stack.keep().display().to_string();
             self.notes.push(format!("logs and data are kept in {kept}"));
+        }
+    }
+
+    /// Which deliveries of commands led to nothing, by the workers' own counts: for scenarios that spare the workers.
+    pub async fn count_deliveries(&mut self, stack: &Stack) {
+        let (mut claimed, mut extra) = (0.0, 0.0);
+        for worker in &stack.workers {
+            let count = async |outcome| {
+                let label = format!("outcome=\"{outcome}\"");
+                worker
+                    .metric("steadfast_deliveries_total", &label)
+                    .await
+                    .unwrap_or_default()
+            };
+            claimed += count("claimed").await;
+            extra += count("in_vain").await + count("in_hand").await;
+        }
+        if claimed > 0.0 {
+            self.extra_deliveries = Some(100.0 * extra / claimed);
         }
     }
 
@@ -143,9 +195,19 @@ impl Case {
         );
     }
 
+    /// A time that was promised. On a machine that is busy with other things it says little: it fails a case only where
+    /// the suite was asked to be strict.
+    pub fn require_in_time(&mut self, holds: bool, what: impl Into<String>) {
+        if self.strict {
+            self.require(holds, what);
+        } else if !holds {
+            self.note(format!("SLOWER THAN PROMISED {}", what.into()));
+        }
+    }
+
     pub fn require_takeovers_within(&mut self, limit: Duration) {
         let p99 = self.settled.takeover_ms(0.99);
-        self.require(
+        self.require_in_time(
             p99.is_none_or(|p99| u128::from(p99) <= limit.as_millis()),
             format!("takeover: p99 {p99:?} ms, promised within {limit:?}"),
         );

@@ -9,6 +9,9 @@ use super::Case;
 /// What every scenario is judged by: `steadfast check` over the database, the clients' transcripts, the model's counts.
 const CHECKED: &str = "I1–I11, I14";
 
+/// Of each scenario.
+const VIOLATIONS_SHOWN: usize = 20;
+
 pub struct Report {
     seed: u64,
     time: Option<Duration>,
@@ -103,7 +106,7 @@ impl Report {
             for (note, times) in counted(&row.notes) {
                 let _ = write!(text, "\n- {}: {note}{times}", row.name);
             }
-            for (violation, times) in counted(&row.violations) {
+            for (violation, times) in counted(&row.violations).into_iter().take(VIOLATIONS_SHOWN) {
                 let _ = write!(text, "\n- {}: VIOLATED {violation}{times}", row.name);
             }
         }

@@ -26,6 +26,8 @@ pub struct Suite {
     /// Scenarios are played again and again for so long; None: the short form, each once.
     pub time: Option<Duration>,
     pub seed: u64,
+    /// Whether a promised time that was not kept fails a scenario.
+    pub strict: bool,
 }
 
 impl Suite {
@@ -52,7 +54,7 @@ impl Suite {
 
     async fn one(&self, scenario: &Scenario, seed: u64) -> Case {
         let begun = Instant::now();
-        let mut case = Case::new(scenario.name, self.time.is_some(), seed);
+        let mut case = Case::new(scenario.name, self.time.is_some(), self.strict, seed);
         println!("{}: {}", scenario.name, scenario.about);
         // A fixture that gives up panics; the others are played all the same.
         let played = AssertUnwindSafe((scenario.play)(&mut case)).catch_unwind().await;

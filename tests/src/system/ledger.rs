@@ -16,19 +16,19 @@ use super::{Ride, Stack, Transcript};
 /// Streams replayed at the same time.
 const REPLAYS: usize = 8;
 
-/// A process that was killed, and when.
+/// A process that was killed or frozen, and when.
 #[derive(Debug, Clone, Copy)]
 pub struct Kill {
     pub pid: u32,
+    /// Right before.
     pub at: DateTime<Utc>,
+    /// From then on it surely did nothing.
+    pub done: DateTime<Utc>,
 }
 
-impl Kill {
-    /// To be said right before the kill.
-    pub fn now(pid: u32) -> Self {
-        let at = DateTime::UNIX_EPOCH + crate::since_epoch();
-        Self { pid, at }
-    }
+/// The time of day, as the processes under test have it.
+pub fn now() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + crate::since_epoch()
 }
 
 /// What came of some runs.
@@ -143,12 +143,8 @@ impl Settled {
             }
             let end = ride.transcript.0.last().map_or("", |last| last.name.as_str());
             if ride.transcript.ended() && end != "run.completed" {
-                let why = ride
-                    .transcript
-                    .0
-                    .last()
-                    .map(|last| last.json.clone())
-                    .unwrap_or_default();
+                let why = ride.transcript.0.last().map(|last| last.data()["error"].to_string());
+                let why = why.unwrap_or_default();
                 self.failed.push(format!("{run}: {why}"));
             }
         }
@@ -208,7 +204,8 @@ impl Settled {
                 return;
             };
             let killed = holder.and_then(|(pid, since)| {
-                let hers = |kill: &&Kill| pid.is_none_or(|pid| pid == kill.pid) && kill.at >= since && kill.at <= time;
+                let hers =
+                    |kill: &&Kill| pid.is_none_or(|pid| pid == kill.pid) && kill.done >= since && kill.at <= time;
                 kills.iter().find(hers)
             });
             match event.name.as_str() {

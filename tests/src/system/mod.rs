@@ -16,7 +16,7 @@ mod transcript;
 pub use api::{Answer, Api, read};
 pub use chance::Chance;
 pub use layout::Layout;
-pub use ledger::{Kill, SETTLE_MAX, Settled, settle};
+pub use ledger::{Kill, SETTLE_MAX, Settled, now, settle};
 pub use rider::{Drops, Ride, Rider};
 pub use role::{Env, Role};
 pub use stack::{LogsOnPanic, Mode, Ran, Stack, room};

@@ -42,7 +42,9 @@ pub struct Ride {
     pub transcript: Transcript,
     /// Connections it lost, or let go of.
     pub reconnects: u64,
-    /// Of these, inside a step.
+    /// Answers that told it to come back later.
+    pub refusals: u64,
+    /// Of the reconnects, inside a step.
     pub inside_steps: u64,
     /// Where another answer than the promised one came.
     pub fault: Option<String>,
@@ -64,6 +66,7 @@ impl Rider {
             run: None,
             transcript: Transcript::default(),
             reconnects: 0,
+            refusals: 0,
             inside_steps: 0,
             fault: None,
         };
@@ -106,6 +109,7 @@ impl Riding {
                     retry_after: Some(_),
                     ..
                 }) => {
+                    self.ride.refusals += 1;
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(other) => self.ride.fault = Some(other.to_string()),

@@ -11,6 +11,8 @@ const START_MAX: Duration = Duration::from_secs(40);
 
 /// Heard by test builds only.
 const FORGETS: &str = "STEADFAST_TEST_FORGETS";
+/// Who does not say that it is ready within this is not.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 pub type Env = Arc<Vec<(String, String)>>;
 
@@ -47,6 +49,21 @@ impl Role {
         self.proc.as_ref().map(Proc::pid)
     }
 
+    /// The sum of a metric over all its labels that hold `label`, as the process tells it.
+    pub async fn metric(&self, name: &str, label: &str) -> Option<f64> {
+        let answer = crate::http().get(format!("{}/metrics", self.url())).send().await.ok()?;
+        let text = answer.text().await.ok()?;
+        let of_this = |line: &&str| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+        };
+        let values = text
+            .lines()
+            .filter(of_this)
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Some(values.sum())
+    }
+
     /// Starts the process; [`Role::ready`] waits for it.
     pub fn launch(&mut self) {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
@@ -67,6 +84,12 @@ impl Role {
 
     pub fn pretend_today(&mut self) {
         Arc::make_mut(&mut self.env).retain(|(name, _)| name != FORGETS);
+    }
+
+    /// Whether it is ready now.
+    pub async fn is_ready(&self) -> bool {
+        let asked = crate::http().get(format!("{}/readyz", self.url())).timeout(ANSWER_MAX);
+        self.pid().is_some() && asked.send().await.is_ok_and(|answer| answer.status().is_success())
     }
 
     pub fn kill9(&mut self) {

@@ -1,9 +1,9 @@
-//! A connection that takes almost nothing until it is told to: the slow reader's network.
+//! Connections that take almost nothing until they are told to, or little all the time: the slow reader's network.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::copy,
+    io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
 };
@@ -17,8 +17,22 @@ pub struct Throttle {
     gate: watch::Sender<bool>,
 }
 
+/// How often a slow connection takes something.
+const SIP: Duration = Duration::from_millis(100);
+
 impl Throttle {
     pub async fn before(gateway: &str) -> Self {
+        Self::with(gateway, None).await
+    }
+
+    /// Open, but so many bytes a second are the most that a connection takes.
+    pub async fn slow(gateway: &str, bytes_per_second: u64) -> Self {
+        let slow = Self::with(gateway, Some(bytes_per_second)).await;
+        slow.open();
+        slow
+    }
+
+    async fn with(gateway: &str, rate: Option<u64>) -> Self {
         let target: SocketAddr = gateway
             .trim_start_matches("http://")
             .parse()
@@ -28,7 +42,7 @@ impl Throttle {
         let (gate, opened) = watch::channel(false);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, target, opened.clone()));
+                tokio::spawn(pass(client, target, opened.clone(), rate));
             }
         });
         Self { url, gate }
@@ -39,7 +53,12 @@ impl Throttle {
     }
 }
 
-async fn pass(client: TcpStream, target: SocketAddr, mut opened: watch::Receiver<bool>) -> std::io::Result<()> {
+async fn pass(
+    client: TcpStream,
+    target: SocketAddr,
+    mut opened: watch::Receiver<bool>,
+    rate: Option<u64>,
+) -> std::io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(WINDOW_BYTES)?;
     let gateway = socket.connect(target).await?;
@@ -48,7 +67,19 @@ async fn pass(client: TcpStream, target: SocketAddr, mut opened: watch::Receiver
     let there = async { copy(&mut from_client, &mut to_gateway).await };
     let back = async {
         let _ = opened.wait_for(|opened| *opened).await;
-        copy(&mut from_gateway, &mut to_client).await
+        let Some(rate) = rate else {
+            return copy(&mut from_gateway, &mut to_client).await;
+        };
+        let mut sip = vec![0; (rate / 10).max(1) as usize];
+        loop {
+            let read = from_gateway.read(&mut sip).await?;
+            if read == 0 {
+                to_client.shutdown().await?;
+                return Ok(0);
+            }
+            to_client.write_all(&sip[..read]).await?;
+            tokio::time::sleep(SIP).await;
+        }
     };
     tokio::try_join!(there, back)?;
     Ok(())

@@ -1,9 +1,16 @@
 //! Every scenario there is: one file each, listed here.
 
+mod dev_restart;
 mod gap_stress;
+mod gateway_kill;
+mod nats_wipe;
 mod overload;
+mod postgres_kill;
 mod rebuild_live;
+mod soak;
+mod streams;
 mod worker_kill;
+mod zombie;
 
 use super::Scenario;
 use crate::{
@@ -13,9 +20,16 @@ use crate::{
 
 pub static SCENARIOS: &[Scenario] = &[
     worker_kill::SCENARIO,
+    gateway_kill::SCENARIO,
+    nats_wipe::SCENARIO,
+    postgres_kill::SCENARIO,
+    zombie::SCENARIO,
+    streams::SCENARIO,
+    dev_restart::SCENARIO,
     rebuild_live::SCENARIO,
     gap_stress::SCENARIO,
     overload::SCENARIO,
+    soak::SCENARIO,
 ];
 
 /// A run takes a second or so: long enough to be met in every state.
@@ -29,7 +43,7 @@ fn model() -> Settings {
 }
 
 /// What the agent costs makes the price of an orphaned call visible; and a suite that kills workers for its purposes
-/// may take more of them from one run than the default allows before it calls the run poison.
+/// may take more of them, and more calls, from one run than the defaults allow before it fails.
 const AGENT: &str = r#"
 name = "assistant"
 model = "default"
@@ -37,6 +51,7 @@ instructions = "You answer in plain words."
 tools = ["clock", "calculator"]
 [limits]
 claims_max = 100
+model_attempts_max = 100
 [price]
 input_usd_per_million = 1.0
 output_usd_per_million = 4.0
