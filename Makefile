@@ -19,6 +19,9 @@ test: ## all tests, with a real Postgres and NATS
 	@tests/services.sh start
 	@echo 'test: building and running every test of the workspace'
 	@eval "$$(tests/services.sh env)" && cargo test --workspace
+	@echo 'test: the read models once more, on SQLite'
+	@env -u DATABASE_URL cargo test -q -p steadfast-projections --test it
+	@cd grafana && python3 -m unittest -q
 
 protocol: ## explore the models of the protocol and their mutants, print what was found
 	cargo run -q -p steadfast-protocol

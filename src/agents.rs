@@ -19,6 +19,7 @@ use std::{
 use crate::run::{Agent, agent::AgentTool};
 
 pub use fields::Problem;
+pub use file::NamedModel;
 pub use terms::BUDGET_MAX;
 
 /// The agent that exists without any file, and the file that teaches every key.
@@ -35,6 +36,7 @@ const AGENT_FILE_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Agents {
     by_name: BTreeMap<String, Agent>,
+    models: Vec<NamedModel>,
 }
 
 impl Agents {
@@ -46,7 +48,7 @@ impl Agents {
         known_tools: &BTreeMap<String, bool>,
         known_providers: &BTreeSet<String>,
     ) -> Result<Self, AgentsError> {
-        let mut problems = Vec::new();
+        let (mut problems, mut models) = (Vec::new(), Vec::new());
         let mut sources: BTreeMap<String, (Agent, PathBuf)> = BTreeMap::new();
         for path in dir.map_or(Ok(Vec::new()), files)? {
             let shown = path.display().to_string();
@@ -67,6 +69,7 @@ impl Agents {
                             ),
                         });
                     } else {
+                        models.extend(found.models);
                         sources.insert(found.agent.name.clone(), (found.agent, path));
                     }
                 }
@@ -81,7 +84,7 @@ impl Agents {
             }
         }
         if problems.is_empty() {
-            Ok(Self { by_name })
+            Ok(Self { by_name, models })
         } else {
             Err(AgentsError { problems })
         }
@@ -93,6 +96,11 @@ impl Agents {
 
     pub fn iter(&self) -> impl Iterator<Item = &Agent> {
         self.by_name.values()
+    }
+
+    /// Every model the files name, with its place.
+    pub fn models(&self) -> &[NamedModel] {
+        &self.models
     }
 }
 

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use async_nats::ConnectOptions;
 use steadfast::{
-    agents::Agents,
+    agents::{Agents, AgentsError},
     feed::{LiveFeed, NatsFeed},
     queue::{CommandQueue, JetStreamQueue, QueueOptions},
     run::agent::DEFAULT_PROVIDER,
@@ -165,17 +165,15 @@ pub fn agents(dir: &Path, tools: &Toolbox, settings: &Settings) -> Result<Arc<Ag
 /// Refuses agents whose model nobody can answer for; all of them are named at once.
 pub async fn check_models(agents: &Agents, models: &Models) -> Result<(), Failure> {
     let mut problems = Vec::new();
-    for agent in agents.iter() {
-        for model in std::iter::once(&agent.model).chain(&agent.fallbacks) {
-            if let Some(objection) = models.objection(model).await {
-                problems.push(format!("agent {:?}: model {model:?}: {objection}", agent.name));
-            }
+    for model in agents.models() {
+        if let Some(objection) = models.objection(&model.name).await {
+            problems.push(model.problem(format!("{:?}: {objection}", model.name)));
         }
     }
     if problems.is_empty() {
         Ok(())
     } else {
-        Err(Failure::new(problems.join("\n")))
+        Err(AgentsError { problems }.into())
     }
 }
 

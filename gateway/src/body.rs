@@ -12,6 +12,9 @@ use steadfast::metrics;
 
 use crate::{limits::BODY_READ_MAX, problem::Problem};
 
+/// Levels of JSON, as `serde_json` counts them.
+const NESTING_MAX: usize = 128;
+
 /// Reads a body of at most `bytes_max`. A longer one is refused before it is read, where it says how long it is.
 pub async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     let announced = headers
@@ -97,6 +100,11 @@ fn explain<'de, T: Deserialize<'de>>(bytes: &'de [u8], error: &serde_json::Error
             error.valid_up_to()
         );
         return Problem::malformed("invalid_utf8", detail);
+    }
+    // What serde_json calls it; the limit is its own.
+    if error.to_string().starts_with("recursion limit exceeded") {
+        let detail = format!("the body is nested deeper than {NESTING_MAX} levels; flatten it");
+        return Problem::malformed("nested_too_deeply", detail);
     }
     if !error.is_data() {
         // The message ends with the line and the column.
@@ -237,7 +245,7 @@ mod tests {
         assert!(refused(b"").1.contains("empty"));
         assert!(refused(b"{\"agent\":\"\xff\"}").1.contains("UTF-8 at byte 10"));
         let deep = format!("{{\"metadata\":{}", "[".repeat(100_000));
-        assert!(refused(deep.as_bytes()).1.contains("recursion limit"));
+        assert!(refused(deep.as_bytes()).1.contains("deeper than 128 levels"));
         assert!(refused(br#"{"agent":"a","agent":"b"}"#).1.contains("duplicate field"));
     }
 }

@@ -89,15 +89,19 @@ impl<'a> Checker<'a> {
     }
 
     pub fn report(&mut self, span: Range<usize>, field: impl Into<String>, message: impl Into<String>) {
+        let problem = self.problem(span, field.into(), message.into());
+        self.problems.push(problem);
+    }
+
+    pub fn problem(&self, span: Range<usize>, field: String, message: String) -> Problem {
         let (line, column) = self.place(span.start);
-        let (field, message) = (field.into(), message.into());
-        self.problems.push(Problem {
+        Problem {
             file: self.file.clone(),
             line,
             column,
             field,
             message,
-        });
+        }
     }
 
     pub fn unknown_keys(&mut self, at: At<'_, '_>, known: &[&str]) {

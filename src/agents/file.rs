@@ -36,12 +36,29 @@ const KEYS: &[&str] = &[
     "budget",
 ];
 
-/// An agent, and where its file says its name: line and column, from 1.
+/// An agent, where its file says its name (line and column, from 1), and where it names models.
 #[derive(Debug)]
 pub(super) struct Found {
     pub agent: Agent,
     pub line: usize,
     pub column: usize,
+    pub models: Vec<NamedModel>,
+}
+
+/// A model an agent file names, and where: whether anybody answers for it only the process that calls models can tell.
+#[derive(Debug, Clone)]
+pub struct NamedModel {
+    pub name: String,
+    at: Problem,
+}
+
+impl NamedModel {
+    pub fn problem(&self, message: String) -> Problem {
+        Problem {
+            message,
+            ..self.at.clone()
+        }
+    }
 }
 
 pub(super) fn read(
@@ -68,8 +85,9 @@ pub(super) fn read(
     };
     check.unknown_keys(at, KEYS);
     let name = name(&mut check, at, path);
-    let model = model(&mut check, at, known_providers);
-    let fallbacks = fallbacks(&mut check, at, &model, known_providers);
+    let mut models = Vec::new();
+    let model = model(&mut check, at, known_providers, &mut models);
+    let fallbacks = fallbacks(&mut check, at, &model, known_providers, &mut models);
     let instructions = instructions(&mut check, at);
     let tools = tools(&mut check, at, known_tools);
     let limits = check
@@ -100,6 +118,7 @@ pub(super) fn read(
         },
         line,
         column,
+        models,
     })
 }
 
@@ -133,16 +152,27 @@ fn name(check: &mut Checker<'_>, at: At<'_, '_>, path: &Path) -> Spanned<String>
     name
 }
 
-fn model(check: &mut Checker<'_>, at: At<'_, '_>, providers: &BTreeSet<String>) -> String {
+fn model(
+    check: &mut Checker<'_>,
+    at: At<'_, '_>,
+    providers: &BTreeSet<String>,
+    models: &mut Vec<NamedModel>,
+) -> String {
     let Some(model) = check.string(at, "model") else {
         return "default".into();
     };
-    model_name(check, &model, "model".into(), providers);
+    models.extend(model_name(check, &model, "model".into(), providers));
     model.into_inner()
 }
 
 /// The models asked where the first cannot answer, each once.
-fn fallbacks(check: &mut Checker<'_>, at: At<'_, '_>, model: &str, providers: &BTreeSet<String>) -> Vec<String> {
+fn fallbacks(
+    check: &mut Checker<'_>,
+    at: At<'_, '_>,
+    model: &str,
+    providers: &BTreeSet<String>,
+    models: &mut Vec<NamedModel>,
+) -> Vec<String> {
     let mut fallbacks: Vec<String> = Vec::new();
     for (place, fallback) in check.strings(at, "fallbacks").into_iter().enumerate() {
         let field = format!("fallbacks[{place}]");
@@ -159,13 +189,18 @@ fn fallbacks(check: &mut Checker<'_>, at: At<'_, '_>, model: &str, providers: &B
             check.report(fallback.span(), field, message);
             continue;
         }
-        model_name(check, &fallback, field, providers);
+        models.extend(model_name(check, &fallback, field, providers));
         fallbacks.push(fallback.into_inner());
     }
     fallbacks
 }
 
-fn model_name(check: &mut Checker<'_>, model: &Spanned<String>, field: String, providers: &BTreeSet<String>) {
+fn model_name(
+    check: &mut Checker<'_>,
+    model: &Spanned<String>,
+    field: String,
+    providers: &BTreeSet<String>,
+) -> Option<NamedModel> {
     let text = model.get_ref();
     let fits = (1..=MODEL_CHARS_MAX).contains(&text.chars().count())
         && !text.chars().any(|c| c.is_control() || c.is_whitespace())
@@ -179,7 +214,9 @@ fn model_name(check: &mut Checker<'_>, model: &Spanned<String>, field: String, p
             text.chars().take(80).collect::<String>()
         );
         check.report(model.span(), field, message);
-    } else if let Some((provider, _)) = text.split_once('/')
+        return None;
+    }
+    if let Some((provider, _)) = text.split_once('/')
         && provider != DEFAULT_PROVIDER
         && !providers.contains(provider)
     {
@@ -190,7 +227,12 @@ fn model_name(check: &mut Checker<'_>, model: &Spanned<String>, field: String, p
             remedy(provider, known)
         );
         check.report(model.span(), field, message);
+        return None;
     }
+    Some(NamedModel {
+        name: text.clone(),
+        at: check.problem(model.span(), field, String::new()),
+    })
 }
 
 fn instructions(check: &mut Checker<'_>, at: At<'_, '_>) -> String {

@@ -290,8 +290,15 @@ async fn tenants_never_meet() {
             .post("/v1/runs", &json!({"input": "x", "session_id": session}))
             .await;
         assert_eq!(foreign.problem(404)["code"], "session_not_found");
+        // One run each: whoever counted the other's too would see twice as much.
+        let spent = globex.run(theirs.as_str().expect("an id")).await["usage"]["output_tokens"].clone();
         let usage = globex.get("/v1/usage").await.expect(200);
-        assert!(!usage.to_string().contains("acme"), "{usage}");
+        let rows = usage["data"].as_array().expect("rows");
+        let output: u64 = rows.iter().filter_map(|row| row["output_tokens"].as_u64()).sum();
+        assert!(
+            spent.as_u64() > Some(0) && Some(output) == spent.as_u64(),
+            "{spent} of {usage}"
+        );
     })
     .await;
     stack.check_settled().await;

@@ -11,7 +11,7 @@ use std::{
 
 use steadfast_tests::{
     Settings, fresh_prefix,
-    system::{Drops, Layout, Ride, Rider, Stack, sessions, settle, task},
+    system::{Drops, Layout, Ride, Rider, Settled, Stack, sessions, settle, task},
 };
 use tokio::sync::watch;
 
@@ -42,8 +42,14 @@ async fn until_arrived(arrived: &mut Arrived, share: usize) {
         .expect("the riders live");
 }
 
-/// The siege of one system: `strike` is told how many clients have arrived and does its damage.
-async fn siege(name: &str, mut stack: Stack, strike: impl AsyncFnOnce(&mut Stack, &mut Arrived)) {
+/// The siege of one system: `strike` is told how many clients have arrived and does its damage, `struck` tells from
+/// what came of it that it hit somebody.
+async fn siege(
+    name: &str,
+    mut stack: Stack,
+    strike: impl AsyncFnOnce(&mut Stack, &mut Arrived),
+    struck: impl FnOnce(&Settled) -> bool,
+) {
     let begun = Instant::now();
     let gateways = Arc::new(stack.apis());
     let sessions = sessions(&gateways[0], SESSIONS).await;
@@ -69,13 +75,13 @@ async fn siege(name: &str, mut stack: Stack, strike: impl AsyncFnOnce(&mut Stack
         })
         .collect();
     until_arrived(&mut arrived, 25).await;
-    let struck = Instant::now();
+    let strikes_at = Instant::now();
     strike(&mut stack, &mut arrived).await;
     let mut rides: Vec<Ride> = vec![];
     for rider in riders {
         rides.push(rider.await.expect("a rider"));
     }
-    let took = struck.elapsed();
+    let took = strikes_at.elapsed();
     let settled = settle(&stack, &rides, 0, &[]).await;
     println!(
         "{name}: {settled}, {:.1} s from the kill to the last end, {:.1} s in all",
@@ -83,6 +89,8 @@ async fn siege(name: &str, mut stack: Stack, strike: impl AsyncFnOnce(&mut Stack
         begun.elapsed().as_secs_f64()
     );
     assert!(settled.violations.is_empty(), "{name}: {:#?}", settled.violations);
+    assert!(settled.failed.is_empty(), "{name}: {:#?}", settled.failed);
+    assert!(struck(&settled), "{name}: the kill hit nobody: {settled}");
     assert!(took < RIDE_MAX, "{name}: the last run ended {took:?} after the kill");
 }
 
@@ -92,57 +100,82 @@ async fn distributed() -> Stack {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_gateway_loses_nothing() {
-    siege("gateway killed", distributed().await, async |stack, arrived| {
-        stack.gateways[0].kill9();
-        stack.gateways[0].restart().await;
-        until_arrived(arrived, 60).await;
-        stack.gateways[0].kill9();
-        stack.gateways[0].restart().await;
-    })
+    siege(
+        "gateway killed",
+        distributed().await,
+        async |stack, arrived| {
+            stack.gateways[0].kill9();
+            stack.gateways[0].restart().await;
+            until_arrived(arrived, 60).await;
+            stack.gateways[0].kill9();
+            stack.gateways[0].restart().await;
+        },
+        |settled| settled.reconnects > 0,
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_worker_loses_nothing() {
-    siege("worker killed", distributed().await, async |stack, arrived| {
-        stack.workers[0].kill9();
-        until_arrived(arrived, 60).await;
-        stack.workers[0].restart().await;
-        // Then the other one: the one that came back takes over.
-        stack.workers[1].kill9();
-    })
+    siege(
+        "worker killed",
+        distributed().await,
+        async |stack, arrived| {
+            stack.workers[0].kill9();
+            until_arrived(arrived, 60).await;
+            stack.workers[0].restart().await;
+            // Then the other one: the one that came back takes over.
+            stack.workers[1].kill9();
+        },
+        |settled| settled.orphaned > 0,
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_projector_loses_nothing() {
-    siege("projector killed", distributed().await, async |stack, arrived| {
-        stack.projectors[0].kill9();
-        until_arrived(arrived, 60).await;
-        stack.projectors[0].restart().await;
-        stack.projectors[0].kill9();
-        stack.projectors[0].restart().await;
-    })
+    siege(
+        "projector killed",
+        distributed().await,
+        async |stack, arrived| {
+            stack.projectors[0].kill9();
+            until_arrived(arrived, 60).await;
+            stack.projectors[0].restart().await;
+            stack.projectors[0].kill9();
+            stack.projectors[0].restart().await;
+        },
+        |_| true,
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_nats_server_whose_files_are_wiped_loses_nothing() {
-    siege("nats-server killed and wiped", distributed().await, async |stack, _| {
-        let nats = stack.nats.as_mut().expect("a NATS of its own");
-        nats.wipe();
-        nats.restart().await.expect("NATS is back");
-    })
+    siege(
+        "nats-server killed and wiped",
+        distributed().await,
+        async |stack, _| {
+            let nats = stack.nats.as_mut().expect("a NATS of its own");
+            nats.wipe();
+            nats.restart().await.expect("NATS is back");
+        },
+        |_| true,
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_postgres_loses_nothing() {
-    siege("Postgres killed", distributed().await, async |stack, _| {
-        let postgres = stack.postgres.as_mut().expect("a Postgres of its own");
-        postgres.kill9();
-        postgres.restart().await.expect("Postgres is back");
-    })
+    siege(
+        "Postgres killed",
+        distributed().await,
+        async |stack, _| {
+            let postgres = stack.postgres.as_mut().expect("a Postgres of its own");
+            postgres.kill9();
+            postgres.restart().await.expect("Postgres is back");
+        },
+        |_| true,
+    )
     .await;
 }
 
@@ -156,6 +189,7 @@ async fn a_killed_dev_goes_on_from_its_data_directory() {
             until_arrived(arrived, 60).await;
             stack.gateways[0].restart().await;
         },
+        |settled| settled.reconnects > 0,
     )
     .await;
 }

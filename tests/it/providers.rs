@@ -352,3 +352,27 @@ async fn an_agent_with_a_provider_nobody_knows_stops_the_start_with_its_place() 
         ran.stderr
     );
 }
+
+#[tokio::test]
+async fn an_agent_with_a_model_nobody_offers_stops_dev_and_worker_with_its_place() {
+    let stack = Layout::embedded().start().await;
+    let agents = stack.file("strange");
+    std::fs::create_dir_all(&agents).expect("a place to write");
+    std::fs::write(
+        agents.join("a.toml"),
+        "instructions = \"x\"\nmodel = \"scripted-servant\"\n",
+    )
+    .expect("a file");
+    let config = stack.file("strange.toml").display().to_string();
+    std::fs::write(&config, format!("agents = {:?}\n", agents.display().to_string())).expect("a file");
+    let data = stack.file("other").display().to_string();
+    let dev = ["dev", "--port", "0", "--data-dir", &data, "--config", &config];
+    let worker = ["worker", "--port", "0", "--config", &config];
+    for command in [dev.as_slice(), &worker] {
+        let ran = stack.cli(command).await.exited(2);
+        let place = "a.toml:2:9: model: \"scripted-servant\": the provider offers no such model";
+        assert!(ran.stderr.contains(place), "{}", ran.stderr);
+    }
+    let ran = stack.cli(&["doctor", "--config", &config]).await.exited(1);
+    assert!(ran.stdout.contains("a.toml:2:9"), "{}", ran.stdout);
+}

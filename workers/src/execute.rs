@@ -373,6 +373,7 @@ impl Execution {
             Ok(_) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        let was = self.loaded.run.status();
         self.loaded.run = after;
         self.loaded.head.epoch = appended.epoch;
         self.loaded.head.status = self.loaded.run.status();
@@ -388,7 +389,7 @@ impl Execution {
             .zip(&events)
             .map(|(stored, event)| Frame::of_event(stored, event));
         self.shared.feed.publish(frames.collect()).await;
-        record::events(&self.loaded.run, &events, Some(self.loaded.head.created_at), now);
+        record::events(was, &self.loaded.run, &events, Some(self.loaded.head.created_at), now);
         if let Err(error) = self.shared.reader.keep_snapshot(&self.loaded, before).await {
             tracing::debug!(%error, run.id = %self.loaded.head.run_id, "a snapshot could not be kept");
         }

@@ -2,11 +2,11 @@
 
 use steadfast::{
     metrics,
-    run::{Event, Run, Time, budget::dollars},
+    run::{Event, Run, Status, Time, budget::dollars},
 };
 
-/// Counts the events of one append.
-pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time) {
+/// Counts the events of one append; `was` is where it found the run.
+pub fn events(was: Status, run: &Run, events: &[Event], requested_at: Option<Time>, now: Time) {
     let agent = run
         .request
         .as_ref()
@@ -19,7 +19,8 @@ pub fn events(run: &Run, events: &[Event], requested_at: Option<Time>, now: Time
                     metrics::runs().queue_wait.observe(age);
                 }
             }
-            Event::RunResumed(_) => metrics::runs().takeovers.inc(),
+            // After a timer or an answer nobody held the run: nothing was taken over.
+            Event::RunResumed(_) if was == Status::Running => metrics::runs().takeovers.inc(),
             Event::ModelCallParked(e) => {
                 metrics::providers()
                     .parked

@@ -60,12 +60,12 @@ pub enum Keys {
 #[command(
     after_help = "Reads everything, changes nothing, and may run beside a working system. Exit code 1 if anything is wrong.\n\n\
     Examples:\n  steadfast check                        the data of `steadfast dev`\n  \
-    steadfast check --settled --json       and no run may be open; for programs"
+    steadfast check --settled --json       and the system is at rest; for programs"
 )]
 pub struct Check {
     #[command(flatten)]
     pub database: Database,
-    /// No run may be open: the system is at rest
+    /// The system is at rest: no run may be open, and read models must reach the end of the log within 10 seconds
     #[arg(long)]
     pub settled: bool,
     #[arg(long)]

@@ -3,6 +3,7 @@
 use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use steadfast_projections::{CheckReport, Options};
@@ -10,6 +11,8 @@ use steadfast_projections::{CheckReport, Options};
 use super::{close, open, yes_or_no};
 use crate::{args, config::Settings, error::Failure, output};
 
+/// What the read models of a system at rest get to reach the end of the log.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// How often progress is shown, in runs.
 const PROGRESS_RUNS: u64 = 1_000;
 
@@ -23,7 +26,7 @@ pub async fn check(settings: &Settings, args: args::Check) -> Result<ExitCode, F
         }
     };
     let options = Options {
-        settled: args.settled,
+        settled: args.settled.then_some(CATCH_UP),
         progress: Some(&progress),
     };
     let report = steadfast_projections::check(&store.db, &store.reader, options).await;

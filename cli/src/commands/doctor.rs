@@ -73,10 +73,18 @@ pub async fn doctor(settings: &Settings, args: args::Doctor) -> Result<ExitCode,
     provider::examine(&mut diagnosis, settings).await?;
     let dir = settings.agents(args.agents.as_deref());
     match compose::agents(&dir, &compose::toolbox(settings), settings) {
-        Ok(agents) => {
-            let names: Vec<&str> = agents.iter().map(|agent| agent.name.as_str()).collect();
-            diagnosis.ok("agents", format!("{} ({})", names.join(", "), dir.display()));
-        }
+        Ok(agents) => match compose::check_models(&agents, &*compose::models(settings)?).await {
+            Ok(()) => {
+                let names: Vec<&str> = agents.iter().map(|agent| agent.name.as_str()).collect();
+                diagnosis.ok("agents", format!("{} ({})", names.join(", "), dir.display()));
+            }
+            Err(failure) => diagnosis.trouble(
+                Verdict::Fail,
+                "agents",
+                failure.to_string(),
+                "correct the files, or configure the provider; no worker starts before",
+            ),
+        },
         Err(failure) => diagnosis.trouble(
             Verdict::Fail,
             "agents",

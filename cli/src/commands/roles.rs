@@ -92,6 +92,10 @@ pub async fn worker(settings: &Settings, args: Role) -> Result<ExitCode, Failure
     let worker = settings.worker()?;
     let model = compose::model_in_words(&settings.model()?);
     let models = compose::models(settings)?;
+    // Runs bring their agents with them; the files that lie here are checked, because only a worker knows its models.
+    let tools = compose::toolbox(settings);
+    let agents = compose::agents(&settings.agents(None), &tools, settings)?;
+    compose::check_models(&agents, &models).await?;
     let nats = compose::nats_settings(settings, args.servers.nats.as_deref())?;
     let shutdown = shutdown::on_signal()?;
 
@@ -110,7 +114,7 @@ pub async fn worker(settings: &Settings, args: Role) -> Result<ExitCode, Failure
         queue: messages.queue,
         feed: messages.feed,
         models,
-        tools: Arc::new(compose::toolbox(settings)),
+        tools: Arc::new(tools),
         health: health.clone(),
     };
     let id = edge::worker_id();

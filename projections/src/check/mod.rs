@@ -10,6 +10,8 @@ mod report;
 mod run;
 mod scan;
 
+use std::time::Duration;
+
 use steadfast::store::{Db, Error, Reader};
 
 use report::Findings;
@@ -26,8 +28,8 @@ const NOT_CHECKED: [&str; 5] = [
 
 #[derive(Default)]
 pub struct Options<'a> {
-    /// No run may be open: the system is at rest.
-    pub settled: bool,
+    /// The system is at rest: no run may be open, and the read models reach the end of the log within this time.
+    pub settled: Option<Duration>,
     /// Hears how many runs have been checked.
     pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
 }
@@ -36,6 +38,9 @@ pub struct Options<'a> {
 pub async fn check(db: &Db, reader: &Reader, options: Options<'_>) -> Result<CheckReport, Error> {
     let mut findings = Findings::default();
     findings.not_checked.extend(NOT_CHECKED.map(String::from));
+    if let Some(patience) = options.settled {
+        models::caught_up(db, reader, patience, &mut findings).await?;
+    }
     let mut totals = models::UsageCheck::begin(db, &mut findings).await?;
     let mut place = Some(scan::Place::default());
     while let Some(from) = place {

@@ -1,6 +1,9 @@
 //! Read models against a fold of the log up to their checkpoints.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use steadfast::{
     run::{RunId, SessionId},
@@ -16,7 +19,7 @@ use crate::{
     checkpoint::{self, Checkpoint},
     log::{Entry, Log},
     models::{
-        RunList, Sessions, UsageByDay,
+        self, RunList, Sessions, UsageByDay,
         run_list::ListedRun,
         sessions::{Said, said},
         usage::{Account, Spent, Totals},
@@ -27,6 +30,8 @@ use crate::{
     schema::table_exists,
 };
 
+/// How often a read model that is behind is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Rows nothing explains that are looked at.
 const STRAYS_MAX: u32 = 100;
 
@@ -54,6 +59,34 @@ pub async fn comparable(
     };
     findings.not_checked.insert(format!("I11 for projection {name}: {not}"));
     Ok(None)
+}
+
+/// Whether each read model there is comes to the end of the log, where nothing more is written.
+pub async fn caught_up(db: &Db, reader: &Reader, patience: Duration, findings: &mut Findings) -> Result<(), Error> {
+    let started = Instant::now();
+    loop {
+        let end = reader.log_end().await?;
+        let mut behind = Vec::new();
+        let mut tx = snapshot(db).await?;
+        for projection in models::all() {
+            // One that cannot be compared is named elsewhere.
+            let at = comparable(&mut tx, projection, &mut Findings::default()).await?;
+            behind.extend(at.filter(|at| *at < end).map(|at| (projection.name(), at)));
+        }
+        tx.rollback().await?;
+        if behind.is_empty() {
+            return Ok(());
+        }
+        if started.elapsed() < patience {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            continue;
+        }
+        for (name, at) in behind {
+            let what = format!("projection {name} of a system at rest");
+            findings.violation("I11", Subject::default(), what, format!("{end:?}"), format!("{at:?}"));
+        }
+        return Ok(());
+    }
 }
 
 /// What the read models must hold of the runs of one page.

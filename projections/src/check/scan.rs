@@ -65,7 +65,7 @@ pub async fn page(
     let mut expected = Expected::at_checkpoints(&mut tx).await?;
     let mut work = Work {
         reader,
-        settled: options.settled,
+        settled: options.settled.is_some(),
         findings: Findings::default(),
         heads: heads.into_iter().peekable(),
     };

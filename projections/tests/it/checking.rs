@@ -1,5 +1,7 @@
 //! The check finds every kind of damage and names it.
 
+use std::time::Duration;
+
 use steadfast::run::RunId;
 use steadfast_projections::{CheckReport, Options, check};
 
@@ -66,7 +68,7 @@ async fn read_models_behind_the_log_are_compared_up_to_their_checkpoint() {
 async fn open_runs_are_a_violation_of_a_settled_system_only() {
     let (bed, runs) = furnished().await;
     let options = Options {
-        settled: true,
+        settled: Some(Duration::from_secs(10)),
         ..Options::default()
     };
     let report = check(&bed.store.db, &bed.store.reader, options)
@@ -74,6 +76,30 @@ async fn open_runs_are_a_violation_of_a_settled_system_only() {
         .expect("the check can be done");
     assert_eq!(report.violations_total, 3);
     assert_found(&report, "I4", Some(runs[4]), "waiting");
+}
+
+#[tokio::test]
+async fn a_read_model_that_stays_behind_is_a_violation_of_a_settled_system_only() {
+    let (bed, _) = furnished().await;
+    let (_, at_rest) = (bed.furnish().await, Duration::from_millis(300));
+    let report = check(
+        &bed.store.db,
+        &bed.store.reader,
+        Options {
+            settled: Some(at_rest),
+            ..Options::default()
+        },
+    )
+    .await
+    .expect("the check can be done");
+    for projection in ["run_list", "sessions", "usage"] {
+        let what = format!("projection {projection} of a system at rest");
+        assert!(
+            report.violations.iter().any(|violation| violation.what == what),
+            "{report:#?}"
+        );
+    }
+    assert!(bed.check().await.ok);
 }
 
 #[tokio::test]

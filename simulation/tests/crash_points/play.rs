@@ -238,7 +238,7 @@ pub async fn play(template: &Path, name: &str, story: &Story, plan: &Plan) -> Pl
         });
     }
     let options = Options {
-        settled: true,
+        settled: Some(Duration::ZERO),
         progress: None,
     };
     let report = steadfast_projections::check(&house.store.db, &house.store.reader, options).await;

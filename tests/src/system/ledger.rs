@@ -163,6 +163,11 @@ impl Settled {
         if report["ok"] != true && self.violations.is_empty() {
             self.violations.push(format!("check: {report}"));
         }
+        for item in report["not_checked"].as_array().into_iter().flatten() {
+            if item.as_str().is_some_and(|item| item.starts_with("I11 for projection")) {
+                self.violations.push(format!("check: {item}"));
+            }
+        }
         let stored = report["runs"].as_u64().and_then(|runs| usize::try_from(runs).ok());
         let promised = rides.len() + others;
         let stored = stored.unwrap_or_default();

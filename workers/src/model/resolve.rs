@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `default` | the configured name, or what the provider offers | the scripted model |
 //! | `scripted` | the scripted model | the scripted model |
-//! | any other name | the provider's model of that name | the scripted model |
+//! | any other name | the provider's model of that name | nobody: refused at the start, and where a run brings it |
 //! | `provider/name` | that provider's model of that name | the same |
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -18,6 +18,8 @@ use super::{
 
 /// The model asked for where neither the installation nor the provider names one.
 pub const FALLBACK_MODEL: &str = "gpt-4o-mini";
+
+const NO_PROVIDER: &str = "set OPENAI_BASE_URL or OPENAI_API_KEY";
 
 /// The models of this installation.
 pub struct Models {
@@ -39,7 +41,7 @@ pub struct Resolved {
 }
 
 impl Models {
-    /// `default_model` is what `STEADFAST_MODEL` says. With no provider the scripted model answers for every name.
+    /// `default_model` is what `STEADFAST_MODEL` says. With no provider the scripted model answers for `default`.
     pub fn new(default_model: Option<String>, provider: Option<OpenAiOptions>) -> Result<Self, BadProvider> {
         let provider = provider.map(OpenAi::new).transpose()?.map(Arc::new);
         let default_model = default_model.filter(|name| !name.trim().is_empty());
@@ -77,7 +79,7 @@ impl Models {
         if !link.is_default() {
             return link;
         }
-        if self.provider.is_none() || self.is_scripted(&link.model) {
+        if (self.provider.is_none() && link.model == "default") || self.is_scripted(&link.model) {
             return Link {
                 provider: Scripted::NAME.into(),
                 model: Scripted::NAME.into(),
@@ -118,6 +120,14 @@ impl Models {
                     name: Scripted::NAME.into(),
                 });
             }
+            // Never answered by the scripted model instead: nobody would notice.
+            _ if link.is_default() => {
+                let message = format!(
+                    "this worker has no provider that could answer for {:?}; {NO_PROVIDER}",
+                    link.model
+                );
+                return Err(ModelError::new(ErrorClass::Rejected, message));
+            }
             // Never sent to another provider instead: it may not be one that should read this conversation.
             _ => {
                 let message = format!(
@@ -146,8 +156,7 @@ impl Models {
         };
         let Some(provider) = provider else {
             return Some(format!(
-                "no provider is configured, so only \"default\" and {:?} can be answered for; set OPENAI_BASE_URL or \
-                 OPENAI_API_KEY",
+                "no provider is configured, so only \"default\" and {:?} can be answered for; {NO_PROVIDER}",
                 Scripted::NAME
             ));
         };
@@ -227,13 +236,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_provider_the_scripted_model_answers_for_every_name() {
-        let scripted = expected(&[("scripted", "scripted"); 3]);
-        assert_eq!(names(None, None, &["default", "scripted", "gpt-4o"]).await, scripted);
-        assert_eq!(
-            names(Some("gpt-4o"), None, &["default", "scripted", "gpt-4o"]).await,
-            scripted
-        );
+    async fn without_a_provider_the_scripted_model_answers_for_the_default_and_for_no_other_name() {
+        let scripted = expected(&[("scripted", "scripted"); 2]);
+        for configured in [None, Some("gpt-4o")] {
+            assert_eq!(names(configured, None, &["default", "scripted"]).await, scripted);
+            let models = Models::new(configured.map(Into::into), None).expect("no address");
+            let refused = models.resolve("gpt-4o").await.err().expect("a refusal");
+            assert_eq!(refused.class, ErrorClass::Rejected);
+            assert!(refused.message.contains("OPENAI_BASE_URL"), "{}", refused.message);
+        }
     }
 
     #[tokio::test]
