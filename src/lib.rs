@@ -8,6 +8,7 @@
 //! The log is the only truth; everything else can be deleted at any moment and is rebuilt from it.
 
 pub mod agents;
+pub mod crash;
 pub mod feed;
 pub mod health;
 pub mod metrics;

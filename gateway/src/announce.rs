@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use steadfast::{
+    crash::{self, Point},
     feed::{Frame, LiveFeed, Signal},
     queue::{Advance, CommandQueue},
     run::{Event, RunId, TenantId},
@@ -103,9 +104,11 @@ impl Announcer {
         simulated::spawn(async move {
             let commands = async {
                 for command in &news.commands {
+                    crash::at(Point::AnnounceBefore);
                     if let Err(error) = queue.publish(command).await {
                         tracing::debug!(run.id = %command.run_id, error = %error, "a command was not published");
                     }
+                    crash::at(Point::AnnounceAfter);
                 }
             };
             let frames = async {

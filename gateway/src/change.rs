@@ -5,6 +5,7 @@
 
 use axum::{http::StatusCode, response::Response};
 use steadfast::{
+    crash::{self, Point},
     run::{Command, Event, Refusal, RunId, Status, decide},
     store::{Append, Appended, Lease, Loaded, Outcome},
 };
@@ -48,6 +49,7 @@ pub async fn change(
         let status = append.status;
         match gateway.store.appender.append(append).await? {
             Outcome::Appended(appended) => {
+                crash::at(Point::InputAfter);
                 tell(gateway, run_id, who, status, &appended);
                 return Ok(json(StatusCode::OK, body));
             }

@@ -9,7 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
-use steadfast::store::{Hash, Idempotency, StoredAnswer};
+use steadfast::{
+    crash::{self, Point},
+    store::{Hash, Idempotency, StoredAnswer},
+};
 
 use crate::{gateway::Gateway, identity::Who, problem::Problem};
 
@@ -71,6 +74,7 @@ impl Key {
     /// The key was used before: the old answer, if the request was the same.
     pub fn replay(&self, fingerprint: &Hash, answer: StoredAnswer) -> Result<StoredAnswer, Problem> {
         if *fingerprint == self.fingerprint {
+            crash::at(Point::AnswerAgain);
             return Ok(answer);
         }
         let detail = "this Idempotency-Key was used before with another request; use a new key for a new request";

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use steadfast::{
+    crash::{self, Point},
     metrics,
     run::Time,
     store::{Error, Position},
@@ -134,7 +135,9 @@ pub async fn apply(tables: &dyn Tables, lanes: &mut [&mut Lane], entries: &[Entr
         change.apply(lane.projection, lane.names, entries).await?;
         change.put(&lane.key(), Checkpoint { version, position: end }).await?;
     }
+    crash::at(Point::ProjectBefore);
     change.commit().await?;
+    crash::at(Point::ProjectAfter);
     for lane in lanes {
         lane.position = end;
         lane.parked = None;

@@ -1,7 +1,10 @@
 //! A run, folded from its events; long ones from their last snapshot on.
 
 use super::{Appended, Error, GENESIS, Hash, Head, Reader, Snapshot, StoredEvent};
-use crate::run::{Event, Run, RunId, state::STATE_VERSION};
+use crate::{
+    crash::{self, Point},
+    run::{Event, Run, RunId, state::STATE_VERSION},
+};
 
 /// A snapshot is kept each time a run has grown by this many events: it bounds the cost of loading.
 pub const SNAPSHOT_EVERY: u64 = 256;
@@ -85,9 +88,12 @@ impl Reader {
             hash: loaded.hash,
             state,
         };
+        crash::at(Point::SnapshotBefore);
         self.backend()
             .put_snapshot(loaded.head.run_id, &snapshot, SNAPSHOT_VERSION)
-            .await
+            .await?;
+        crash::at(Point::SnapshotAfter);
+        Ok(())
     }
 
     async fn catch_up(&self, loaded: &mut Loaded) -> Result<(), Error> {

@@ -13,7 +13,10 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{Error, Lease, Prepared};
-use crate::run::{RunId, Time};
+use crate::{
+    crash::{self, Point},
+    run::{RunId, Time},
+};
 
 /// One lane for new runs, two for the others: a batch forms while the other commits.
 pub const LANES: usize = 3;
@@ -185,6 +188,7 @@ async fn put_blobs(connection: &mut PgConnection, batch: &[&Prepared]) -> Result
             .bind(bytes.as_bytes())
             .execute(&mut *connection)
             .await?;
+        crash::at(Point::BlobAfter);
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod chaos;
 pub mod model;
 pub mod private;
 pub mod process;
+pub mod proxy;
 pub mod services;
 pub mod sse;
 pub mod system;
@@ -16,6 +17,7 @@ mod tree;
 pub use model::{ScriptedModel, Settings};
 pub use private::{PrivateNats, PrivatePostgres, free_port};
 pub use process::{Proc, wait_http_ok};
+pub use proxy::{Fault, Proxy, Towards};
 pub use services::{Services, fresh_prefix, services};
 pub use sse::{SseClient, SseFrame};
 

@@ -2,7 +2,10 @@
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use sha2::{Digest, Sha256};
-use steadfast::run::{Command, Limits, ModelReply, ToolCall, ToolResult, agent::hex, state::OpenTool};
+use steadfast::{
+    crash::{self, Point},
+    run::{Command, Limits, ModelReply, ToolCall, ToolResult, agent::hex, state::OpenTool},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -12,6 +15,9 @@ use crate::{
     model::{ErrorClass, ModelError, ModelRequest, link::Link},
     tools::ToolContext,
 };
+
+/// A piece of text that comes when others were streamed already.
+const MID_STREAM: u32 = 10;
 
 impl Execution {
     /// Makes the call that is recorded as open, and records how it ended.
@@ -139,7 +145,9 @@ impl Execution {
                         now: clock::now(),
                     };
                     let started = Instant::now();
+                    crash::at(Point::ToolBefore);
                     let outcome = shared.tools.call(&tool.call, &context, seconds_max).await;
+                    crash::at(Point::ToolAfter);
                     let duration_ms = started.elapsed().as_millis() as u64;
                     ToolResult {
                         tool_call_id: tool.call.id,
@@ -193,7 +201,18 @@ async fn make(
 ) -> Result<ModelReply, ModelError> {
     let resolved = models.at(link).await?;
     ask.model = resolved.name;
-    let reply = resolved.model.call(ask, &mut |text| deltas.push(text)).await?;
+    crash::at(Point::CallBefore);
+    let mut pieces = 0;
+    let mut on_text = |text: &str| {
+        deltas.push(text);
+        pieces += 1;
+        match pieces {
+            1 => crash::at(Point::FirstToken),
+            MID_STREAM => crash::at(Point::MidStream),
+            _ => {}
+        }
+    };
+    let reply = resolved.model.call(ask, &mut on_text).await?;
     if reply.text.is_empty() && reply.tool_calls.is_empty() {
         return Err(ModelError::new(ErrorClass::Malformed, "the model answered nothing"));
     }

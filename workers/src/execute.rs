@@ -9,6 +9,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use steadfast::{
+    crash::{self, Point},
     feed::{Frame, Signal},
     metrics,
     queue::Advance,
@@ -368,11 +369,14 @@ impl Execution {
             patience: APPEND_PATIENCE,
         };
         let events = append.events.clone();
+        let points = crash_points(&append);
+        points.iter().for_each(|(before, _)| crash::at(*before));
         let appended = match self.shared.appender.append(append).await {
             Ok(Outcome::Appended(appended)) => appended,
             Ok(_) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        points.iter().for_each(|(_, after)| crash::at(*after));
         let was = self.loaded.run.status();
         self.loaded.run = after;
         self.loaded.head.epoch = appended.epoch;
@@ -389,12 +393,16 @@ impl Execution {
             .zip(&events)
             .map(|(stored, event)| Frame::of_event(stored, event));
         self.shared.feed.publish(frames.collect()).await;
+        if !events.is_empty() {
+            crash::at(Point::FramesAfter);
+        }
         record::events(was, &self.loaded.run, &events, Some(self.loaded.head.created_at), now);
         if let Err(error) = self.shared.reader.keep_snapshot(&self.loaded, before).await {
             tracing::debug!(%error, run.id = %self.loaded.head.run_id, "a snapshot could not be kept");
         }
         if let Some(next) = appended.next_in_session {
             self.shared.announce(next, &self.loaded.head.tenant).await;
+            crash::at(Point::NextAfter);
         }
         Ok(Some(()))
     }
@@ -412,6 +420,22 @@ impl Execution {
             }
         }
         Err(done)
+    }
+}
+
+/// Before and after an append of this kind.
+fn crash_points(append: &Append) -> Option<(Point, Point)> {
+    let any = |kind: fn(&Event) -> bool| append.events.iter().any(kind);
+    if matches!(append.lease, LeaseChange::Claim { .. }) {
+        Some((Point::ClaimBefore, Point::ClaimAfter))
+    } else if any(Event::is_terminal) {
+        Some((Point::EndBefore, Point::EndAfter))
+    } else if any(|event| matches!(event, Event::ModelReplied(_))) {
+        Some((Point::ReplyBefore, Point::ReplyAfter))
+    } else if any(|event| matches!(event, Event::ToolCallSucceeded(_) | Event::ToolCallFailed(_))) {
+        Some((Point::ResultBefore, Point::ResultAfter))
+    } else {
+        None
     }
 }
 

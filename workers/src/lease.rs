@@ -13,7 +13,12 @@ use std::{
     time::Duration,
 };
 
-use steadfast::{feed::Signal, run::RunId, store::Reader};
+use steadfast::{
+    crash::{self, Point},
+    feed::Signal,
+    run::RunId,
+    store::Reader,
+};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -110,8 +115,12 @@ impl Leases {
             if aged.is_empty() {
                 continue;
             }
+            crash::at(Point::RenewBefore);
             match reader.renew(owner, &aged, ttl).await {
-                Ok(renewed) => self.note(&aged, &renewed, started),
+                Ok(renewed) => {
+                    crash::at(Point::RenewAfter);
+                    self.note(&aged, &renewed, started);
+                }
                 Err(error) => tracing::warn!(%error, runs = aged.len(), "leases could not be renewed"),
             }
         }

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use steadfast::{
+    crash::{self, Point},
     health::Health,
     metrics,
     queue::{self, Advance},
@@ -119,6 +120,9 @@ async fn look(shared: &Shared, incarnation: &mut Incarnation, outage: &mut Outag
     loop {
         let due = shared.reader.take_due(BATCH, FIRST_PAUSE).await?;
         let full = due.len() == BATCH as usize;
+        if !due.is_empty() {
+            crash::at(Point::RedriveBefore);
+        }
         for due in due {
             let command = Advance {
                 run_id: due.run_id,
@@ -130,6 +134,7 @@ async fn look(shared: &Shared, incarnation: &mut Incarnation, outage: &mut Outag
             };
             shared.queue.publish(&command).await?;
             metrics::runs().redriven.inc();
+            crash::at(Point::RedriveAfter);
         }
         if !full {
             incarnation.refill = false;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use steadfast::{
+    crash::{self, Point},
     feed::LiveFeed,
     health::Health,
     metrics,
@@ -276,6 +277,9 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             }
         };
         health.progress("worker");
+        if !deliveries.is_empty() {
+            crash::at(Point::PullAfter);
+        }
         looked = Instant::now();
         let mut surplus = Vec::new();
         for delivery in deliveries {
@@ -367,6 +371,7 @@ async fn advance(
     let claimed = async {
         if let Some(delivery) = delivery.take() {
             delivery.ack().await;
+            crash::at(Point::AckAfter);
         }
     };
     let done = Execution::run(shared.clone(), &command, lease, signals, hand_back, claimed).await;

@@ -6,6 +6,7 @@ use axum::{
     response::Response,
 };
 use steadfast::{
+    crash::{self, Point},
     metrics,
     run::{Command, Event, Run, RunId, SessionId, Status, Time, Usage, command, decide},
     store::{Accept, Append, GENESIS, Idempotency, Lease, Outcome, StoredAnswer},
@@ -68,8 +69,10 @@ pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) 
     };
     let idempotency = key.as_ref().map(|key| key.with_answer(StatusCode::ACCEPTED, &answer));
     let append = first_append(&who, run_id, now, events, accept, idempotency);
+    crash::at(Point::AcceptBefore);
     match gateway.store.appender.append(append).await? {
         Outcome::Appended(appended) => {
+            crash::at(Point::AcceptAfter);
             metrics::runs().accepted.with_label_values(&[&agent]).inc();
             // Nobody else knows the run yet: whoever learns of it from the answer reads this event in the store, so
             // the feed need not carry it.

@@ -103,6 +103,17 @@ impl Case {
         }
     }
 
+    /// So many faults were done by the network.
+    pub fn faults_by_the_network(&mut self, faults: u64) {
+        self.faults += faults;
+    }
+
+    /// A process has died by itself, as it was told to.
+    pub fn died(&mut self, pid: u32) {
+        self.kills.push(Kill::now(pid));
+        self.faults += 1;
+    }
+
     /// A while by chance.
     pub async fn pause(&mut self, from_ms: u64, to_ms: u64) {
         let pause = from_ms + self.chance.below(to_ms.saturating_sub(from_ms) + 1);

@@ -13,5 +13,5 @@ mod suite;
 pub use case::Case;
 pub use load::Load;
 pub use report::Report;
-pub use scenarios::SCENARIOS;
+pub use scenarios::{SCENARIOS, crash_points::POINTS as CRASH_POINTS};
 pub use suite::{Scenario, Suite};

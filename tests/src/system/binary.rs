@@ -57,18 +57,39 @@ fn is_fresh(binary: &Path) -> bool {
 }
 
 fn build(binary: PathBuf) -> Result<PathBuf, String> {
+    if cargo_build(&binary, &[], &[]) {
+        return Ok(binary);
+    }
+    Err(
+        "`steadfast` is missing or older than its sources, and does not build: see `cargo build -p steadfast-cli`"
+            .into(),
+    )
+}
+
+fn cargo_build(binary: &Path, args: &[&str], env: &[(&str, PathBuf)]) -> bool {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let release = binary.parent().is_some_and(|dir| dir.ends_with("release"));
     let mut command = Command::new(cargo);
     command
         .args(["build", "--quiet", "--package", "steadfast-cli"])
         .args(release.then_some("--release"))
+        .args(args)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    match command.status() {
-        Ok(status) if status.success() => Ok(binary),
-        _ => Err(
-            "`steadfast` is missing or older than its sources, and does not build: see `cargo build -p steadfast-cli`"
-                .into(),
-        ),
-    }
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The same program with its crash points, in a place of its own: nobody takes it for the one that ships. Cargo keeps
+/// what both are made of together.
+pub fn with_crash_points() -> &'static Path {
+    static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let path = PATH.get_or_init(|| {
+        let (place, profile) = (target().join("crash-points"), profile());
+        let binary = place.join(profile.file_name().unwrap_or_default()).join("steadfast");
+        let env = [("CARGO_TARGET_DIR", place), ("CARGO_BUILD_BUILD_DIR", target())];
+        cargo_build(&binary, &["--features", "crash-points"], &env).then_some(binary)
+    });
+    let said =
+        "`steadfast` does not build with its crash points: see `cargo build -p steadfast-cli --features crash-points`";
+    path.as_deref().expect(said)
 }

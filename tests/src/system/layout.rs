@@ -5,13 +5,14 @@ use std::sync::Arc;
 use crate::{PrivateNats, PrivatePostgres, ScriptedModel, Settings, fresh_prefix, services};
 
 use super::{
-    home,
+    binary, home,
+    network::Network,
     role::{Env, Role},
     stack::{Mode, Stack, room},
 };
 
 /// What the environment of whoever starts the tests must not change. Empty counts as unset.
-const CLEARED: [&str; 24] = [
+const CLEARED: [&str; 25] = [
     "DATABASE_URL",
     "NATS_URL",
     "OPENAI_BASE_URL",
@@ -33,6 +34,7 @@ const CLEARED: [&str; 24] = [
     "STEADFAST_LOG",
     "STEADFAST_LOG_FORMAT",
     "STEADFAST_URL",
+    "STEADFAST_CRASH",
     "STEADFAST_API_KEY",
     "HTTP_PROXY",
     "http_proxy",
@@ -49,6 +51,8 @@ pub struct Layout {
     agents: Vec<(String, String)>,
     env: Vec<(String, String)>,
     args: Vec<String>,
+    crash_points: bool,
+    network: bool,
 }
 
 impl Layout {
@@ -64,6 +68,8 @@ impl Layout {
             agents: vec![],
             env: vec![],
             args: vec![],
+            crash_points: false,
+            network: false,
         }
     }
 
@@ -87,6 +93,20 @@ impl Layout {
     /// Servers of its own, to be killed.
     pub fn private_servers(self) -> Self {
         Self { private: true, ..self }
+    }
+
+    /// A build of the program that can be told where to die.
+    pub fn crash_points(self) -> Self {
+        Self {
+            crash_points: true,
+            ..self
+        }
+    }
+
+    /// The first gateway, the first worker and the projector reach what they stand on over a network that can be broken:
+    /// [`Stack::network`].
+    pub fn network(self) -> Self {
+        Self { network: true, ..self }
     }
 
     pub fn model(self, settings: Settings) -> Self {
@@ -167,8 +187,14 @@ impl Layout {
             let agents = dir.join("agents").display().to_string();
             Arc::make_mut(&mut env).push(("STEADFAST_AGENTS".into(), agents));
         }
+        let network = if self.network {
+            Some(Network::between(&env).await)
+        } else {
+            None
+        };
         let mut stack = Stack {
             mode: self.mode,
+            network,
             gateways: vec![],
             workers: vec![],
             projectors: vec![],
@@ -194,28 +220,38 @@ impl Layout {
 
     fn make_roles(&self, stack: &mut Stack) {
         let config = stack.dir.join("steadfast.toml").display().to_string();
-        let role = |name: String, args: &[&str]| {
+        let role = |name: String, args: &[&str], first: bool| {
             let mut args = args.to_vec();
             if self.config.is_some() {
                 args.extend(["--config", &config]);
             }
-            Role::new(name, &args, stack.env.clone(), &stack.dir)
+            let mut role = Role::new(name, &args, stack.env.clone(), &stack.dir);
+            if self.crash_points {
+                role = role.running(binary::with_crash_points());
+            }
+            // The others of its kind are not behind that network: they can take over.
+            if first {
+                for (variable, value) in stack.network.iter().flat_map(|network| network.env_of(args[0])) {
+                    role.set_env(variable, value);
+                }
+            }
+            role
         };
         match self.mode {
             Mode::Embedded => {
                 let data = stack.dir.join("data");
                 let mut args = vec!["dev", "--data-dir", data.to_str().expect("a path of ASCII")];
                 args.extend(self.args.iter().map(String::as_str));
-                stack.gateways = vec![role("dev".into(), &args)];
+                stack.gateways = vec![role("dev".into(), &args, true)];
             }
             Mode::Distributed => {
                 stack.gateways = (1..=self.gateways)
-                    .map(|n| role(format!("gateway{n}"), &["gateway"]))
+                    .map(|n| role(format!("gateway{n}"), &["gateway"], n == 1))
                     .collect();
                 stack.workers = (1..=self.workers)
-                    .map(|n| role(format!("worker{n}"), &["worker"]))
+                    .map(|n| role(format!("worker{n}"), &["worker"], n == 1))
                     .collect();
-                stack.projectors = vec![role("projector".into(), &["projector"])];
+                stack.projectors = vec![role("projector".into(), &["projector"], true)];
             }
         }
     }

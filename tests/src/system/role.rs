@@ -1,6 +1,12 @@
 //! One process of a stack: started, killed, started again on the same port.
 
-use std::{path::PathBuf, process::ExitStatus, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{Proc, free_port, wait_http_ok};
 
@@ -19,15 +25,18 @@ pub type Env = Arc<Vec<(String, String)>>;
 pub struct Role {
     pub name: String,
     port: u16,
+    program: &'static Path,
     args: Vec<String>,
     env: Env,
+    /// Of this process alone.
+    own_env: BTreeMap<String, String>,
     log: PathBuf,
     proc: Option<Proc>,
 }
 
 impl Role {
     /// `args` without host and port, which every role takes.
-    pub fn new(name: impl Into<String>, args: &[&str], env: Env, dir: &std::path::Path) -> Self {
+    pub fn new(name: impl Into<String>, args: &[&str], env: Env, dir: &Path) -> Self {
         let (name, port) = (name.into(), free_port());
         let place = ["--host", "127.0.0.1", "--port", &port.to_string()].map(String::from);
         let args = args.iter().map(|arg| (*arg).into()).chain(place).collect();
@@ -35,10 +44,22 @@ impl Role {
             log: dir.join(format!("{name}.log")),
             name,
             port,
+            program: binary::steadfast(),
             args,
             env,
+            own_env: BTreeMap::new(),
             proc: None,
         }
+    }
+
+    /// Another build of the program.
+    pub fn running(self, program: &'static Path) -> Self {
+        Self { program, ..self }
+    }
+
+    /// From its next start on, for this process alone; an empty value counts as unset.
+    pub fn set_env(&mut self, name: &str, value: impl Into<String>) {
+        self.own_env.insert(name.into(), value.into());
     }
 
     pub fn url(&self) -> String {
@@ -67,8 +88,9 @@ impl Role {
     /// Starts the process; [`Role::ready`] waits for it.
     pub fn launch(&mut self) {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let proc = Proc::spawn(binary::steadfast(), &args, env, &self.log);
+        let shared = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = self.own_env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let proc = Proc::spawn(self.program, &args, shared.chain(own), &self.log);
         self.proc = Some(proc.unwrap_or_else(|error| panic!("{} did not start: {error}", self.name)));
     }
 

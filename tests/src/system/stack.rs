@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{
     api::Api,
     binary, home,
+    network::Network,
     role::{Env, Role},
 };
 
@@ -45,6 +46,7 @@ pub struct Stack {
     pub(super) spare: Option<ScriptedModel>,
     pub postgres: Option<PrivatePostgres>,
     pub nats: Option<PrivateNats>,
+    pub(super) network: Option<Network>,
     pub(super) dir: PathBuf,
     pub(super) env: Env,
     pub(super) _room: Option<SemaphorePermit<'static>>,
@@ -61,6 +63,11 @@ impl Stack {
 
     pub fn model(&self) -> &ScriptedModel {
         self.model.as_ref().expect("a stack with a scripted model")
+    }
+
+    /// The network of a stack that was given one.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("a stack with a network")
     }
 
     /// The provider `spare` of a stack that was given one.

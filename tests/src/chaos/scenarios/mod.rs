@@ -1,14 +1,19 @@
 //! Every scenario there is: one file each, listed here.
 
+pub mod crash_points;
 mod dev_restart;
+mod disk_full;
 mod gap_stress;
 mod gateway_kill;
+mod nats_adversary;
 mod nats_wipe;
+mod network;
 mod overload;
 mod postgres_kill;
 mod rebuild_live;
 mod soak;
 mod streams;
+mod unknown_commit;
 mod worker_kill;
 mod zombie;
 
@@ -29,6 +34,11 @@ pub static SCENARIOS: &[Scenario] = &[
     rebuild_live::SCENARIO,
     gap_stress::SCENARIO,
     overload::SCENARIO,
+    unknown_commit::SCENARIO,
+    network::SCENARIO,
+    nats_adversary::SCENARIO,
+    disk_full::SCENARIO,
+    crash_points::SCENARIO,
     soak::SCENARIO,
 ];
 
