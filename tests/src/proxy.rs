@@ -45,7 +45,7 @@ pub enum Fault {
     Deaf(Towards),
     /// Each piece takes so much longer.
     Late(Duration),
-    /// Every second connection is reset as soon as something is said on it.
+    /// Every second connection is reset as soon as something is said on it, the first of them too.
     Resets,
     /// When one of these words has been said to the server the connection is reset before its answer: each time, but
     /// every second time only after the server has answered. Who asked cannot know what became of it.
@@ -75,12 +75,14 @@ impl Proxy {
         let counted = struck.clone();
         let serving = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
-            for number in 0.. {
+            let resets = Arc::<AtomicU64>::default();
+            loop {
                 let Ok((client, _)) = listener.accept().await else {
                     return;
                 };
                 let line = Line {
-                    number,
+                    resets: resets.clone(),
+                    spared: AtomicBool::new(false),
                     faults: faults.clone(),
                     struck: counted.clone(),
                     doomed: AtomicBool::new(false),
@@ -128,7 +130,10 @@ impl From<std::io::Error> for Reset {
 }
 
 struct Line {
-    number: u64,
+    /// Connections that met [`Fault::Resets`].
+    resets: Arc<AtomicU64>,
+    /// This one did, and was not reset.
+    spared: AtomicBool,
     faults: watch::Receiver<Fault>,
     struck: Arc<AtomicU64>,
     /// The server's next word is not passed on.
@@ -210,14 +215,20 @@ impl Line {
         let mut held = false;
         loop {
             let fault = faults.borrow_and_update().clone();
+            if fault != Fault::Resets {
+                self.spared.store(false, Ordering::Relaxed);
+            }
             match &fault {
                 Fault::Cut => {
                     self.strike();
                     return Err(Reset);
                 }
-                Fault::Resets if self.number.is_multiple_of(2) => {
-                    self.strike();
-                    return Err(Reset);
+                Fault::Resets if !self.spared.load(Ordering::Relaxed) => {
+                    if self.resets.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+                        self.strike();
+                        return Err(Reset);
+                    }
+                    self.spared.store(true, Ordering::Relaxed);
                 }
                 Fault::Late(by) => {
                     self.strike();

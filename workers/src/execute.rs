@@ -13,7 +13,7 @@ use steadfast::{
     feed::{Frame, Signal},
     metrics,
     queue::Advance,
-    run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, next},
+    run::{Command, Event, Message, Next, Refusal, Run, WaitingOn, event::RunRequested, next},
     store::{Append, Error, Lease as LeaseChange, Loaded, Outcome},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -23,6 +23,8 @@ use crate::{clock, context, lease::Lease, model::admission::Ticket, record, tool
 
 /// How long an append keeps trying while the database is away. A reply was paid for: it is worth waiting for.
 const APPEND_PATIENCE: Duration = Duration::from_secs(120);
+/// Between reads while the database is away.
+const READ_AGAIN: Duration = Duration::from_millis(200);
 /// Conflicts in a row with an unchanged epoch: inputs of people do not come faster than this.
 const CONFLICTS_MAX: u32 = 32;
 /// A pause up to this is sat out; for a longer one the run is let go of until it is due.
@@ -172,6 +174,7 @@ impl Execution {
                     Err(error) => return Err(error.into()),
                 }
             }
+            self.read_ahead(&request).await?;
             let epoch = self.loaded.head.epoch + 1;
             let worker = self.shared.options.id.clone();
             let command = Command::Advance {
@@ -218,6 +221,19 @@ impl Execution {
             }
         }
         Err(Done::Stuck("the claim met conflict after conflict".into()))
+    }
+
+    /// What a model call needs is read before one is recorded: a read that fails afterwards would leave behind a call that
+    /// is charged and was never made.
+    async fn read_ahead(&mut self, request: &RunRequested) -> Result<(), Done> {
+        let Shared { agents, reader, .. } = &*self.shared;
+        // One that is not there or does not read is the run's affair, once it is claimed.
+        let _ = agents.get(reader, &request.agent.version).await?;
+        if self.history.is_none() {
+            let turns = self.loaded.run.turns.clone().unwrap_or_default();
+            self.history = Some(context::recall(reader, &turns).await?);
+        }
+        Ok(())
     }
 
     async fn go(&mut self) -> Result<(), Done> {
@@ -301,6 +317,17 @@ impl Execution {
         Ok(())
     }
 
+    /// The same for an outcome in hand: a database that is away is waited for as an append would wait for it.
+    async fn refresh_patiently(&mut self) -> Result<(), Done> {
+        let give_up = Instant::now() + APPEND_PATIENCE;
+        loop {
+            match self.refresh().await {
+                Err(Done::Away(_)) if Instant::now() < give_up => tokio::time::sleep(READ_AGAIN).await,
+                refreshed => return refreshed,
+            }
+        }
+    }
+
     /// Whether the lease surely holds; false if something came up while waiting for its renewal.
     async fn has_fresh_lease(&mut self) -> Result<bool, Done> {
         while !self.lease.is_fresh(self.shared.options.lease) {
@@ -338,7 +365,7 @@ impl Execution {
                 // What was let go of is not touched again, however short the pause has become meanwhile.
                 return if lets_go { Err(Done::Settled) } else { Ok(()) };
             }
-            self.refresh().await?;
+            self.refresh_patiently().await?;
         }
         Err(Done::Stuck("an append met conflict after conflict".into()))
     }

@@ -110,7 +110,8 @@ impl Case {
 
     /// A process has died by itself, as it was told to.
     pub fn died(&mut self, pid: u32) {
-        self.kills.push(Kill::now(pid));
+        let at = now();
+        self.kills.push(Kill { pid, at, done: at });
         self.faults += 1;
     }
 
