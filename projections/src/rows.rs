@@ -12,7 +12,7 @@ const GROUP_ROWS_MAX: usize = 256;
 /// `insert into {target} values (…), (…) {tail}`; `target` names the table and its columns.
 pub async fn insert(tx: &mut Tx, target: &str, tail: &str, rows: Vec<Vec<Value>>) -> Result<(), Error> {
     for group in groups(rows) {
-        let sql = format!("insert into {target} values {} {tail}", values(&group));
+        let sql = format!("insert into {target} values {} {tail}", values(tx, &group));
         tx.execute(&sql, &flat(group)).await?;
     }
     Ok(())
@@ -22,7 +22,7 @@ pub async fn insert(tx: &mut Tx, target: &str, tail: &str, rows: Vec<Vec<Value>>
 pub async fn fetch_by(tx: &mut Tx, head: &str, tail: &str, keys: Vec<Vec<Value>>) -> Result<Vec<Row>, Error> {
     let mut found = Vec::with_capacity(keys.len());
     for group in groups(keys) {
-        let sql = format!("{head} (values {}) as k {tail}", values(&group));
+        let sql = format!("{head} (values {}) as k {tail}", values(tx, &group));
         found.append(&mut tx.fetch(&sql, &flat(group)).await?);
     }
     Ok(found)
@@ -40,15 +40,25 @@ fn flat(group: Vec<Vec<Value>>) -> Vec<Value> {
     group.into_iter().flatten().collect()
 }
 
-fn values(group: &[Vec<Value>]) -> String {
-    use std::fmt::Write;
+fn values(tx: &Tx, group: &[Vec<Value>]) -> String {
+    match tx {
+        Tx::Postgres(_) => places(group, |number| format!("${number}")),
+        // Not by number: SQLite keeps numbered ones in a list that it searches once for each of them.
+        Tx::Sqlite(_) => places(group, |_| "?".into()),
+    }
+}
+
+fn places(group: &[Vec<Value>], place: impl Fn(usize) -> String) -> String {
     let mut sql = String::new();
     let mut number = 0;
     for row in group {
         sql.push_str(if number == 0 { "(" } else { ", (" });
         for column in 0..row.len() {
             number += 1;
-            let _ = write!(sql, "{}${number}", if column == 0 { "" } else { "," });
+            if column > 0 {
+                sql.push(',');
+            }
+            sql.push_str(&place(number));
         }
         sql.push(')');
     }
@@ -71,7 +81,10 @@ mod tests {
         assert_eq!(sizes, [256, 256, 64, 16, 8, 2, 1]);
         assert_eq!(groups(rows.clone()).flatten().collect::<Vec<_>>(), rows);
         assert_eq!(
-            values(&[vec![1i64.into(), 2i64.into()], vec![3i64.into(), 4i64.into()]]),
+            places(
+                &[vec![1i64.into(), 2i64.into()], vec![3i64.into(), 4i64.into()]],
+                |n| format!("${n}")
+            ),
             "($1,$2), ($3,$4)"
         );
     }

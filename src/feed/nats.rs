@@ -2,6 +2,9 @@
 //!
 //! A gateway holds one subscription to all frames and hands them to its watchers in process: no round trip when a
 //! watcher comes or goes. Every gateway hears every frame, which is cheap while gateways are few.
+//!
+//! A message costs more than its bytes: to us, to the server and to every gateway. So whoever has frames queues them,
+//! and one task sends whatever is queued as one message, of however many runs. It never waits for more to come.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +19,8 @@ use crate::run::RunId;
 
 /// Frames that cannot be sent by then are lost; watchers fill the hole from the store.
 const PUBLISH_MAX: Duration = Duration::from_millis(250);
+/// Publications that wait for the sender; those that find no room are lost as well.
+const QUEUED_MAX: usize = 4096;
 /// A server that has not answered by then is away, and its return will be announced.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 /// Frames share a message up to this size; a larger frame has one of its own.
@@ -26,16 +31,20 @@ pub struct NatsFeed {
     prefix: String,
     hub: Hub,
     listening: OnceCell<()>,
+    outgoing: mpsc::Sender<Vec<Frame>>,
 }
 
 impl NatsFeed {
     /// `cut` receives a word each time the connection was lost and found again: frames may have been missed.
     pub fn new(client: Client, prefix: &str, cut: Arc<tokio::sync::Notify>) -> Self {
+        let (outgoing, queued) = mpsc::channel(QUEUED_MAX);
+        tokio::spawn(send(client.clone(), format!("{prefix}.feed"), queued));
         let feed = Self {
             client,
             prefix: prefix.into(),
             hub: Hub::default(),
             listening: OnceCell::new(),
+            outgoing,
         };
         let (client, watchers, nobody) = (feed.client.clone(), feed.hub.clone(), feed.nobody());
         tokio::spawn(async move {
@@ -70,16 +79,9 @@ impl NatsFeed {
         (cut, callback)
     }
 
-    /// While the server is away the client's buffer fills, and a publish would wait for its return: a run does not.
-    async fn bounded(&self, send: impl Future<Output = ()>) {
-        if self.client.connection_state() == State::Connected {
-            let _ = tokio::time::timeout(PUBLISH_MAX, send).await;
-        }
-    }
-
     async fn listen(&self) {
         let hub = self.hub.clone();
-        let Ok(mut frames) = self.client.subscribe(format!("{}.feed.*", self.prefix)).await else {
+        let Ok(mut frames) = self.client.subscribe(format!("{}.feed", self.prefix)).await else {
             return;
         };
         // From here on the server knows: what is published after this is heard.
@@ -88,9 +90,7 @@ impl NatsFeed {
         }
         tokio::spawn(async move {
             while let Some(message) = frames.next().await {
-                if let Some(run_id) = run_of(&message.subject) {
-                    decode(run_id, message.payload, |frame| hub.publish(frame));
-                }
+                decode(message.payload, |frame| hub.publish(frame));
             }
         });
     }
@@ -102,21 +102,38 @@ async fn round_trip(client: &Client, nobody: String) {
     let _ = tokio::time::timeout(ROUND_TRIP_MAX, client.request(nobody, Bytes::new())).await;
 }
 
-#[async_trait]
-impl LiveFeed for NatsFeed {
-    async fn publish(&self, frames: Vec<Frame>) {
-        let send = async {
-            // What belongs together travels together: a message costs more than its bytes.
-            for together in frames.chunk_by(|a, b| a.run_id() == b.run_id()) {
-                let subject = format!("{}.feed.{}", self.prefix, together[0].run_id().0.simple());
-                for message in encode(together) {
-                    if self.client.publish(subject.clone(), message).await.is_err() {
-                        return;
-                    }
+/// While the server is away the client's buffer fills, and a publish would wait for its return: nobody here does.
+async fn bounded(client: &Client, send: impl Future<Output = ()>) {
+    if client.connection_state() == State::Connected {
+        let _ = tokio::time::timeout(PUBLISH_MAX, send).await;
+    }
+}
+
+/// Sends what is queued, until the feed is dropped.
+async fn send(client: Client, subject: String, mut queued: mpsc::Receiver<Vec<Frame>>) {
+    let mut together = Vec::new();
+    while queued.recv_many(&mut together, QUEUED_MAX).await > 0 {
+        // One commit wakes many runs: those that are awake by now get to add theirs.
+        tokio::task::yield_now().await;
+        while let Ok(more) = queued.try_recv() {
+            together.push(more);
+        }
+        let messages = encode(together.drain(..).flatten());
+        let publish = async {
+            for message in messages {
+                if client.publish(subject.clone(), message).await.is_err() {
+                    return;
                 }
             }
         };
-        self.bounded(send).await;
+        bounded(&client, publish).await;
+    }
+}
+
+#[async_trait]
+impl LiveFeed for NatsFeed {
+    async fn publish(&self, frames: Vec<Frame>) {
+        let _ = self.outgoing.try_send(frames);
     }
 
     async fn subscribe(&self, run_id: RunId) -> Subscription {
@@ -130,7 +147,7 @@ impl LiveFeed for NatsFeed {
             Signal::Resend => "resend",
         };
         let subject = format!("{}.signal.{}", self.prefix, run_id.0.simple());
-        self.bounded(async {
+        bounded(&self.client, async {
             let _ = self.client.publish(subject, Bytes::from_static(word.as_bytes())).await;
         })
         .await;
@@ -167,21 +184,22 @@ fn run_of(subject: &str) -> Option<RunId> {
     uuid::Uuid::try_parse(digits).ok().map(RunId)
 }
 
-/// The frames of one run as few messages. In each, for every frame: `E version deltas name length\n` or
-/// `D version sub length\n`, then so many bytes of JSON, as clients get it.
-fn encode(frames: &[Frame]) -> Vec<Bytes> {
+/// Frames as few messages. In each, for every frame: `E run version deltas name length\n` or
+/// `D run version sub length\n`, then so many bytes of JSON, as clients get it.
+fn encode(frames: impl Iterator<Item = Frame>) -> Vec<Bytes> {
     let mut messages = Vec::with_capacity(1);
     let mut bytes = BytesMut::new();
     for frame in frames {
-        let (head, json) = match frame {
+        let run = frame.run_id().0.simple();
+        let (head, json) = match &frame {
             Frame::Event {
                 version,
                 name,
                 deltas,
                 json,
                 ..
-            } => (format!("E {version} {deltas} {name} {}\n", json.len()), json),
-            Frame::Delta { version, sub, json, .. } => (format!("D {version} {sub} {}\n", json.len()), json),
+            } => (format!("E {run} {version} {deltas} {name} {}\n", json.len()), json),
+            Frame::Delta { version, sub, json, .. } => (format!("D {run} {version} {sub} {}\n", json.len()), json),
         };
         if !bytes.is_empty() && bytes.len() + head.len() + json.len() > MESSAGE_BYTES {
             messages.push(bytes.split().freeze());
@@ -190,22 +208,24 @@ fn encode(frames: &[Frame]) -> Vec<Bytes> {
         bytes.put_slice(head.as_bytes());
         bytes.put_slice(json);
     }
-    messages.push(bytes.freeze());
+    if !bytes.is_empty() {
+        messages.push(bytes.freeze());
+    }
     messages
 }
 
 /// Every frame of a message that can be read; what comes after one that cannot is dropped, and missed by its version.
-fn decode(run_id: RunId, mut message: Bytes, mut each: impl FnMut(Frame)) {
-    while let Some(frame) = decode_one(run_id, &mut message) {
+fn decode(mut message: Bytes, mut each: impl FnMut(Frame)) {
+    while let Some(frame) = decode_one(&mut message) {
         each(frame);
     }
 }
 
-fn decode_one(run_id: RunId, message: &mut Bytes) -> Option<Frame> {
+fn decode_one(message: &mut Bytes) -> Option<Frame> {
     let end = message.iter().position(|byte| *byte == b'\n')?;
     let head = message.split_to(end);
     let mut words = std::str::from_utf8(&head).ok()?.split(' ');
-    let kind = words.next()?;
+    let (kind, run_id) = (words.next()?, RunId(uuid::Uuid::try_parse(words.next()?).ok()?));
     let (version, second) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let name = if kind == "E" { words.next()? } else { "" };
     let length: usize = words.next()?.parse().ok()?;
@@ -235,11 +255,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_survive_the_wire_together_and_in_order() {
+    fn frames_of_many_runs_survive_the_wire_together_and_in_order() {
         let run_id = RunId(uuid::Uuid::from_u128(7));
         let json = Bytes::from_static(b"{\"a\":\"\\n\"}\n");
-        let event = |version| Frame::Event {
-            run_id,
+        let event = |version: u64| Frame::Event {
+            run_id: RunId(uuid::Uuid::from_u128(version.into())),
             version,
             name: "model.replied".into(),
             deltas: 2,
@@ -252,28 +272,29 @@ mod tests {
             json: Bytes::from(vec![b'x'; MESSAGE_BYTES]),
         };
         let frames = [event(3), delta, event(5), event(6)];
-        let messages = encode(&frames);
+        let messages = encode(frames.iter().cloned());
         assert_eq!(messages.len(), 3, "what is too large for one message takes another");
         let mut read = Vec::new();
         for message in messages {
-            decode(run_id, message, |frame| read.push(frame));
+            decode(message, |frame| read.push(frame));
         }
         assert_eq!(read, frames);
     }
 
     #[test]
     fn a_message_that_cannot_be_read_gives_nothing_and_harms_nobody() {
-        let run_id = RunId(uuid::Uuid::from_u128(7));
+        let run = uuid::Uuid::from_u128(7).simple();
         for message in [
-            "",
-            "\n",
-            "X 1 2 3\nabc",
-            "E 1\n",
-            "E 1 0 name 9\nshort",
-            "D 1 1 -1\n",
-            "D 1 1 99999999999999999999\n",
+            String::new(),
+            "\n".into(),
+            format!("X {run} 1 2 3\nabc"),
+            format!("E {run} 1\n"),
+            "D 7 1 1 3\nabc".into(),
+            format!("E {run} 1 0 name 9\nshort"),
+            format!("D {run} 1 1 -1\n"),
+            format!("D {run} 1 1 99999999999999999999\n"),
         ] {
-            decode(run_id, Bytes::from_static(message.as_bytes()), |frame| {
+            decode(Bytes::from(message.clone()), |frame| {
                 panic!("{message:?} gave {frame:?}")
             });
         }

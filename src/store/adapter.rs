@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{
-    ApiKey, Appended, Backend, Demand, Due, Error, Hash, Head, HotReads, Idempotency, LogEntry, Outcome, Position,
-    Prepared, Session, Snapshot, StoredAnswer, StoredEvent,
+    ApiKey, Appended, Backend, Demand, Due, Error, Hash, Head, Idempotency, LogEntry, Outcome, Position, Prepared,
+    Session, Snapshot, StoredAnswer, StoredEvent,
     backend::held_pause,
     encode::referred,
+    loads::Loads,
     postgres,
     sql::{Db, Row},
     sqlite,
@@ -24,23 +25,27 @@ const DISPATCHES_MEASURED: u32 = 3;
 pub struct Adapter {
     db: Db,
     writer: Writer,
-    /// For the reads every run makes.
-    hot: HotReads,
 }
 
 enum Writer {
-    Postgres(postgres::Writer),
+    Postgres {
+        writer: postgres::Writer,
+        /// For the read that every run begins with.
+        loads: Loads,
+    },
     Sqlite(sqlite::Writer),
 }
 
 impl Adapter {
     pub fn new(db: Db) -> Self {
         let writer = match &db {
-            Db::Postgres(pool) => Writer::Postgres(postgres::Writer::new(pool.clone())),
+            Db::Postgres(pool) => Writer::Postgres {
+                writer: postgres::Writer::new(pool.clone()),
+                loads: Loads::start(pool.clone()),
+            },
             Db::Sqlite { write, .. } => Writer::Sqlite(sqlite::Writer::new(write.clone())),
         };
-        let hot = HotReads::new(db.clone());
-        Self { db, writer, hot }
+        Self { db, writer }
     }
 
     /// The database's clock, which leases are measured by, so processes may disagree about the time.
@@ -147,7 +152,7 @@ fn head_of(row: &Row) -> Result<Head, Error> {
 impl Backend for Adapter {
     fn lanes(&self) -> usize {
         match self.writer {
-            Writer::Postgres(_) => postgres::LANES,
+            Writer::Postgres { .. } => postgres::LANES,
             Writer::Sqlite(_) => 1,
         }
     }
@@ -155,7 +160,7 @@ impl Backend for Adapter {
     async fn write(&self, batch: &[Prepared]) -> Result<Vec<Outcome>, Error> {
         let orders: Vec<&Prepared> = batch.iter().collect();
         let winners = match &self.writer {
-            Writer::Postgres(writer) => writer.write(&orders).await?,
+            Writer::Postgres { writer, .. } => writer.write(&orders).await?,
             Writer::Sqlite(writer) => writer.write(&orders, super::clock::now()).await?,
         };
         let mut verdicts = Vec::with_capacity(batch.len());
@@ -200,11 +205,16 @@ impl Backend for Adapter {
     }
 
     async fn head_and_events(&self, run_id: RunId, limit: u32) -> Result<Option<(Head, Vec<StoredEvent>)>, Error> {
-        // The events first: the head read with them may be older than they are, never newer.
-        let sql = "select r.*, e.version as event_version, e.type, e.schema, e.time, e.payload, e.hash as event_hash
-                   from events e join runs r on r.run_id = e.run_id
-                   where e.run_id = $1 order by e.version limit $2";
-        let rows = self.hot.fetch(sql, &[run_id.0.into(), limit.into()]).await?;
+        let rows = match &self.writer {
+            Writer::Postgres { loads, .. } => loads.load(run_id, limit).await?,
+            Writer::Sqlite(_) => {
+                let sql = "select r.*, e.version as event_version, e.type, e.schema, e.time, e.payload,
+                                  e.hash as event_hash
+                           from events e join runs r on r.run_id = e.run_id
+                           where e.run_id = $1 order by e.version limit $2";
+                self.db.fetch(sql, &[run_id.0.into(), limit.into()]).await?
+            }
+        };
         let Some(first) = rows.first() else { return Ok(None) };
         let head = head_of(first)?;
         let event = |row: &Row| {

@@ -14,6 +14,7 @@ mod cqrs;
 mod encode;
 pub mod home;
 mod load;
+mod loads;
 mod postgres;
 mod providers;
 mod reader;
@@ -30,7 +31,7 @@ pub use encode::{BLOB_BYTES_MIN, Prepared, chain};
 pub use load::{Loaded, SNAPSHOT_EVERY};
 pub use providers::{KnownState, ProviderState, ProviderStates, STALE_AFTER};
 pub use reader::Reader;
-pub use sql::{Db, HotReads};
+pub use sql::Db;
 pub use types::*;
 
 /// A store, opened: both handles and the database under them.

@@ -37,8 +37,9 @@ with input as (
     insert into idempotency_keys (tenant_id, key, fingerprint, status, body, created_at)
     select i.tenant_id, i.key, i.fingerprint, i.answer_status, i.answer_body, i.time from input i
     where i.key is not null
-      and (i.new_session or exists (select 1 from sessions s
-                                    where s.session_id = i.session_id and s.tenant_id = i.tenant_id))
+      -- Not `exists`: planned on an empty table, that becomes a scan of all sessions.
+      and (i.new_session or (select true from sessions s
+                             where s.session_id = i.session_id and s.tenant_id = i.tenant_id limit 1))
     order by i.tenant_id, i.key
     on conflict do nothing
     returning tenant_id, key
@@ -49,7 +50,7 @@ with input as (
     insert into sessions (session_id, tenant_id, last_seq, metadata, created_at)
     select a.session_id, a.tenant_id, 1, '{}', a.time from admitted a where a.new_session
     on conflict do nothing
-    returning session_id, last_seq
+    returning session_id
 ), entered as (
     -- The row lock gives the runs of a session their order: a lower number is always visible to a higher one.
     -- Taken in one order by every gateway, so two of them never wait for each other in a circle.
@@ -65,10 +66,13 @@ with input as (
 ), placed as (
     insert into runs (run_id, tenant_id, session_id, session_seq, agent, status, version, epoch, hash, due_at,
                       held, input_tokens, output_tokens, cost_microusd, created_at, updated_at)
-    select a.run_id, a.tenant_id, a.session_id, o.last_seq, a.agent, 'queued', a.version, 0, a.hash,
+    select a.run_id, a.tenant_id, a.session_id, a.seq, a.agent, 'queued', a.version, 0, a.hash,
            now() + a.due_ms * interval '1 millisecond', a.held, 0, 0, 0, a.time, a.time
-    from admitted a
-    join (select * from begun union all select * from continued) o on o.session_id = a.session_id
+    from (select n.*, 1::bigint as seq from admitted n
+          where n.new_session and (n.session_id in (select session_id from begun)) is true
+          union all
+          select n.*, c.last_seq from admitted n join continued c on c.session_id = n.session_id
+          where not n.new_session) a
     on conflict do nothing
     returning run_id
 ), logged as (
@@ -76,7 +80,7 @@ with input as (
     select e.* from unnest($15::uuid[], $16::bigint[], $17::text[], $18::text[], $19::smallint[],
                            $20::timestamptz[], $21::text[], $22::bytea[])
         as e(run_id, version, tenant_id, type, schema, time, payload, hash)
-    join placed p on p.run_id = e.run_id
+    where (e.run_id in (select run_id from placed)) is true
 )
 select run_id, 0::bigint as epoch, null::uuid as next_run from placed";
 
@@ -87,7 +91,8 @@ with input as (
         as i(run_id, expected_version, expected_epoch, version, hash, status, lease,
              owner, ms, input_tokens, output_tokens, cost_microusd, time)
 ), locked as (
-    select r.run_id from input i join runs r on r.run_id = i.run_id
+    -- Carries the whole order along, so that no two lists are compared row by row.
+    select i.* from input i join runs r on r.run_id = i.run_id
     where r.version = i.expected_version and r.epoch = i.expected_epoch
       and (i.lease <> 'claim'
            or ((r.lease_until is null or r.lease_until <= now())
@@ -109,7 +114,7 @@ with input as (
         held = r.held and i.lease = 'keep',
         input_tokens = i.input_tokens, output_tokens = i.output_tokens, cost_microusd = i.cost_microusd,
         updated_at = i.time
-    from input i join locked l on l.run_id = i.run_id
+    from locked i
     where r.run_id = i.run_id
     returning r.run_id, r.epoch,
         case when i.status in ('completed', 'failed', 'cancelled') then
@@ -121,7 +126,8 @@ with input as (
     select e.* from unnest($14::uuid[], $15::bigint[], $16::text[], $17::text[], $18::smallint[],
                            $19::timestamptz[], $20::text[], $21::bytea[])
         as e(run_id, version, tenant_id, type, schema, time, payload, hash)
-    join moved m on m.run_id = e.run_id
+    -- `is true` makes it a look-up in a hash table: a join here would compare every event with every run.
+    where (e.run_id in (select run_id from moved)) is true
 )
 select run_id, epoch, next_run from moved";
 

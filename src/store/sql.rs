@@ -2,37 +2,29 @@
 //!
 //! For everything but the append, which each adapter writes in the way its database does best.
 
-use std::{
-    borrow::Cow,
-    path::Path,
-    str::FromStr,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{borrow::Cow, path::Path, str::FromStr, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, ColumnIndex, Connection as _, Decode, Executor, PgConnection, PgPool, Postgres, Row as _, Sqlite,
-    SqlitePool, Transaction, Type,
+    AssertSqlSafe, ColumnIndex, Connection as _, Decode, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool,
+    Transaction, Type,
     migrate::{Migration, MigrationType, Migrator},
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     sqlite::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
 };
-use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::Error;
 use crate::run::Time;
 
 const CONNECTIONS_MAX: u32 = 16;
-const HOT_CONNECTIONS: usize = 4;
 /// A single statement of a client's request or of the bookkeeping that has not been answered by then never will be: the
 /// server is frozen, or the network is. Transactions (rebuilds, checks) take the time they need.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Waits for an answer, for a while.
-async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
     match tokio::time::timeout(ANSWER_MAX, answer).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Error::Unavailable(format!(
@@ -194,65 +186,6 @@ impl Db {
             Self::Sqlite { read, write } => {
                 read.close().await;
                 write.close().await;
-            }
-        }
-    }
-}
-
-/// Reads on connections of their own: a pool asks the server for a sign of life after every use, which for a short read
-/// is as much work as the read.
-pub struct HotReads {
-    db: Db,
-    connections: [Mutex<Option<PgConnection>>; HOT_CONNECTIONS],
-    next: AtomicUsize,
-}
-
-impl HotReads {
-    pub fn new(db: Db) -> Self {
-        Self {
-            db,
-            connections: Default::default(),
-            next: AtomicUsize::new(0),
-        }
-    }
-
-    pub async fn fetch(&self, sql: &'static str, args: &[Value]) -> Result<Vec<Row>, Error> {
-        let Db::Postgres(pool) = &self.db else {
-            return self.db.fetch(sql, args).await;
-        };
-        let answer = async {
-            let mut slot = self.slot().await;
-            if let Some(mut connection) = slot.take() {
-                // A connection that fails had died unnoticed, most likely: a read may be asked again.
-                if let Ok(answer) = sqlx::query_with(sql, pg_args(args)?).fetch_all(&mut connection).await {
-                    *slot = Some(connection);
-                    return Ok(answer);
-                }
-            }
-            let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-            let answer = sqlx::query_with(sql, pg_args(args)?).fetch_all(&mut connection).await?;
-            *slot = Some(connection);
-            Ok(answer)
-        };
-        Ok(rows(in_time(answer).await?))
-    }
-
-    async fn slot(&self) -> MutexGuard<'_, Option<PgConnection>> {
-        // A connection in use already is better than a new one.
-        let mut unused = None;
-        for connection in &self.connections {
-            match connection.try_lock() {
-                Ok(free) if free.is_some() => return free,
-                Ok(free) => unused = unused.or(Some(free)),
-                Err(_) => {}
-            }
-        }
-        match unused {
-            Some(free) => free,
-            None => {
-                self.connections[self.next.fetch_add(1, Ordering::Relaxed) % HOT_CONNECTIONS]
-                    .lock()
-                    .await
             }
         }
     }

@@ -1,73 +1,144 @@
 //! The append on SQLite: the same three moves as on Postgres, set by set, in one transaction of the one writer.
 //!
-//! A batch travels as JSON arrays (`json_each`), so its cost hardly grows with the number of runs in it.
+//! A batch travels as rows of values, so its cost hardly grows with the number of runs in it.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
-use serde_json::json;
-use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{
+    AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 use uuid::Uuid;
 
 use super::{Error, Lease, Prepared, postgres::lease_ms, postgres::lease_word, postgres::millis, sql::lite_time};
-use crate::run::{RunId, Time, agent::hex};
+use crate::run::{RunId, Time};
 
 pub struct Writer {
     pool: SqlitePool,
 }
 
-const ACCEPT_SESSIONS: &str = "
-insert into sessions (session_id, tenant_id, last_seq, metadata, created_at)
-select unhex(value ->> 'session_id'), value ->> 'tenant', 1, '{}', value ->> 'time'
-from json_each($1) where value ->> 'new_session' on conflict do nothing";
+/// Rows in one statement, at the most.
+const ROWS_MAX: usize = 256;
+const SIZES: usize = ROWS_MAX.ilog2() as usize + 1;
 
-const CONTINUE_SESSIONS: &str = "
-update sessions set last_seq = last_seq + 1 from json_each($1) i
-where not i.value ->> 'new_session' and session_id = unhex(i.value ->> 'session_id')
-  and tenant_id = i.value ->> 'tenant'";
+/// A statement over the rows `i`. There is one text for each power of two, so that few are ever prepared; places that
+/// are left over are null, and every statement passes over rows that begin with null.
+struct Statement {
+    columns: &'static str,
+    body: &'static str,
+    texts: [OnceLock<Arc<str>>; SIZES],
+}
 
-const ACCEPT_RUNS: &str = "
-insert into runs (run_id, tenant_id, session_id, session_seq, agent, status, version, epoch, hash, due_at,
-                  held, input_tokens, output_tokens, cost_microusd, created_at, updated_at)
-select unhex(value ->> 'run_id'), value ->> 'tenant', s.session_id, s.last_seq, value ->> 'agent', 'queued',
-       value ->> 'version', 0, unhex(value ->> 'hash'), value ->> 'due_at', value ->> 'held', 0, 0, 0,
-       value ->> 'time', value ->> 'time'
-from json_each($1) join sessions s on s.session_id = unhex(value ->> 'session_id') and s.tenant_id = value ->> 'tenant'
-where true on conflict do nothing
-returning run_id, epoch, null as next_run";
+static ACCEPT_SESSIONS: Statement = Statement::new(
+    ACCEPT_COLUMNS,
+    "insert into sessions (session_id, tenant_id, last_seq, metadata, created_at)
+     select i.session_id, i.tenant_id, 1, '{}', i.time from i
+     where i.run_id is not null and i.new_session on conflict do nothing",
+);
 
-const ADVANCE: &str = "
-update runs set
-    version = i.value ->> 'version', hash = unhex(i.value ->> 'hash'), status = i.value ->> 'status',
-    epoch = epoch + (i.value ->> 'lease' = 'claim'),
-    lease_owner = case i.value ->> 'lease' when 'keep' then lease_owner else i.value ->> 'owner' end,
-    lease_until = case i.value ->> 'lease' when 'keep' then lease_until when 'claim' then i.value ->> 'due_at' end,
-    due_at = case i.value ->> 'lease' when 'keep' then due_at else i.value ->> 'due_at' end,
-    dispatches = case i.value ->> 'lease' when 'keep' then dispatches else 0 end,
-    held = held and i.value ->> 'lease' = 'keep',
-    input_tokens = i.value ->> 'input_tokens', output_tokens = i.value ->> 'output_tokens',
-    cost_microusd = i.value ->> 'cost_microusd', updated_at = i.value ->> 'time'
-from json_each($1) i
-where run_id = unhex(i.value ->> 'run_id')
-  and version = i.value ->> 'expected_version' and epoch = i.value ->> 'expected_epoch'
-  and (i.value ->> 'lease' <> 'claim'
-       or ((lease_until is null or lease_until <= $2)
-           and (session_seq = 1
-                or not exists (select 1 from runs o
-                               where o.session_id = runs.session_id and o.session_seq < runs.session_seq
-                                 and o.status in ('queued', 'running', 'waiting')))))
-returning run_id, epoch,
-    case when status in ('completed', 'failed', 'cancelled') then
-        (select n.run_id from runs n
-         where n.session_id = runs.session_id and n.session_seq > runs.session_seq and n.status = 'queued'
-         order by n.session_seq limit 1) end as next_run";
+static CONTINUE_SESSIONS: Statement = Statement::new(
+    ACCEPT_COLUMNS,
+    "update sessions set last_seq = last_seq + 1 from i
+     where i.run_id is not null and not i.new_session
+       and sessions.session_id = i.session_id and sessions.tenant_id = i.tenant_id",
+);
 
-const LOG: &str = "
-insert into events (run_id, version, tenant_id, type, schema, time, payload, hash)
-select unhex(value ->> 'run_id'), value ->> 'version', value ->> 'tenant', value ->> 'type', value ->> 'schema',
-       value ->> 'time', value ->> 'payload', unhex(value ->> 'hash')
-from json_each($1) order by key";
+const ACCEPT_COLUMNS: &str = "run_id, tenant_id, session_id, new_session, agent, held, version, hash, due_at, time";
 
+static ACCEPT_RUNS: Statement = Statement::new(
+    ACCEPT_COLUMNS,
+    "insert into runs (run_id, tenant_id, session_id, session_seq, agent, status, version, epoch, hash, due_at,
+                       held, input_tokens, output_tokens, cost_microusd, created_at, updated_at)
+     select i.run_id, i.tenant_id, i.session_id, s.last_seq, i.agent, 'queued', i.version, 0, i.hash, i.due_at,
+            i.held, 0, 0, 0, i.time, i.time
+     from i join sessions s on s.session_id = i.session_id and s.tenant_id = i.tenant_id
+     where i.run_id is not null on conflict do nothing
+     returning run_id, epoch, null as next_run",
+);
+
+static ADVANCE: Statement = Statement::new(
+    "run_id, expected_version, expected_epoch, version, hash, status, lease, owner, due_at, input_tokens, \
+     output_tokens, cost_microusd, time, now",
+    "update runs set
+         version = i.version, hash = i.hash, status = i.status,
+         epoch = runs.epoch + (i.lease = 'claim'),
+         lease_owner = case i.lease when 'keep' then runs.lease_owner else i.owner end,
+         lease_until = case i.lease when 'keep' then runs.lease_until when 'claim' then i.due_at end,
+         due_at = case i.lease when 'keep' then runs.due_at else i.due_at end,
+         dispatches = case i.lease when 'keep' then runs.dispatches else 0 end,
+         held = runs.held and i.lease = 'keep',
+         input_tokens = i.input_tokens, output_tokens = i.output_tokens,
+         cost_microusd = i.cost_microusd, updated_at = i.time
+     from i
+     where i.run_id is not null and runs.run_id = i.run_id
+       and runs.version = i.expected_version and runs.epoch = i.expected_epoch
+       and (i.lease <> 'claim'
+            or ((runs.lease_until is null or runs.lease_until <= i.now)
+                and (runs.session_seq = 1
+                     or not exists (select 1 from runs o
+                                    where o.session_id = runs.session_id and o.session_seq < runs.session_seq
+                                      and o.status in ('queued', 'running', 'waiting')))))
+     returning run_id, epoch,
+         case when status in ('completed', 'failed', 'cancelled') then
+             (select n.run_id from runs n
+              where n.session_id = runs.session_id and n.session_seq > runs.session_seq and n.status = 'queued'
+              order by n.session_seq limit 1) end as next_run",
+);
+
+static LOG: Statement = Statement::new(
+    "run_id, version, tenant_id, type, schema, time, payload, hash",
+    "insert into events (run_id, version, tenant_id, type, schema, time, payload, hash)
+     select i.* from i where i.run_id is not null",
+);
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 type Winners = HashMap<RunId, (u64, Option<RunId>)>;
+
+impl Statement {
+    const fn new(columns: &'static str, body: &'static str) -> Self {
+        Self {
+            columns,
+            body,
+            texts: [const { OnceLock::new() }; SIZES],
+        }
+    }
+
+    fn text(&self, size: usize) -> Arc<str> {
+        let text = || {
+            let columns = self.columns.split(',').count();
+            let row = format!("({})", vec!["?"; columns].join(","));
+            let rows = vec![row; size].join(",");
+            format!("with i ({}) as (values {rows}) {}", self.columns, self.body).into()
+        };
+        self.texts[size.ilog2() as usize].get_or_init(text).clone()
+    }
+
+    /// Executes it for all rows, of which `bind` binds one; gathers what it returns.
+    async fn execute<'r, T>(
+        &self,
+        tx: &mut SqliteConnection,
+        rows: &'r [T],
+        bind: impl for<'q> Fn(Query<'q>, &'r T) -> Query<'q>,
+    ) -> Result<Vec<SqliteRow>, Error> {
+        let columns = self.columns.split(',').count();
+        let mut returned = Vec::new();
+        for rows in rows.chunks(ROWS_MAX) {
+            let size = rows.len().next_power_of_two();
+            let mut query = sqlx::query(AssertSqlSafe(self.text(size)));
+            for row in rows {
+                query = bind(query, row);
+            }
+            for _ in 0..(size - rows.len()) * columns {
+                query = query.bind(None::<i64>);
+            }
+            returned.append(&mut query.fetch_all(&mut *tx).await?);
+        }
+        Ok(returned)
+    }
+}
 
 impl Writer {
     pub fn new(pool: SqlitePool) -> Self {
@@ -89,26 +160,29 @@ impl Writer {
         let (accepts, advances): (Vec<&Prepared>, Vec<&Prepared>) =
             batch.iter().partition(|prepared| prepared.append.accept.is_some());
         if !accepts.is_empty() {
-            let rows = array(accepts.iter().map(|prepared| accept_row(prepared, now)));
-            for statement in [ACCEPT_SESSIONS, CONTINUE_SESSIONS] {
-                sqlx::query(statement).bind(&rows).execute(&mut *tx).await?;
+            let is_new =
+                |prepared: &&Prepared| (prepared.append.accept.as_ref()).is_some_and(|accept| accept.new_session);
+            let (begun, continued): (Vec<&Prepared>, Vec<&Prepared>) = accepts.iter().copied().partition(is_new);
+            for (statement, rows) in [(&ACCEPT_SESSIONS, begun), (&CONTINUE_SESSIONS, continued)] {
+                statement
+                    .execute(&mut tx, &rows, |query, row| bind_accept(query, row, now))
+                    .await?;
             }
-            collect(
-                sqlx::query(ACCEPT_RUNS).bind(&rows).fetch_all(&mut *tx).await?,
-                &mut winners,
-            )?;
+            let placed = ACCEPT_RUNS.execute(&mut tx, &accepts, |query, row| bind_accept(query, row, now));
+            collect(placed.await?, &mut winners)?;
         }
-        if !advances.is_empty() {
-            let rows = array(advances.iter().map(|prepared| advance_row(prepared, now)));
-            let query = sqlx::query(ADVANCE).bind(&rows).bind(lite_time(now));
-            collect(query.fetch_all(&mut *tx).await?, &mut winners)?;
-        }
+        let at = lite_time(now);
+        let moved = ADVANCE.execute(&mut tx, &advances, |query, row| bind_advance(query, row, now, &at));
+        collect(moved.await?, &mut winners)?;
         drop_keys_of_losers(&mut tx, &batch, &winners).await?;
-        let won = batch
-            .iter()
-            .filter(|prepared| winners.contains_key(&prepared.append.run_id));
-        let events = array(won.flat_map(|prepared| event_rows(prepared)));
-        sqlx::query(LOG).bind(events).execute(&mut *tx).await?;
+        let events: Vec<(&Prepared, usize)> = (batch.iter())
+            .filter(|prepared| winners.contains_key(&prepared.append.run_id))
+            .flat_map(|prepared| (0..prepared.events.len()).map(|at| (*prepared, at)))
+            .collect();
+        LOG.execute(&mut tx, &events, |query, (prepared, at)| {
+            bind_event(query, prepared, *at)
+        })
+        .await?;
         tx.commit().await?;
         Ok(winners)
     }
@@ -156,66 +230,63 @@ async fn drop_keys_of_losers(tx: &mut SqliteConnection, batch: &[&Prepared], win
     Ok(())
 }
 
-fn id(id: Uuid) -> String {
-    id.simple().to_string()
-}
-
-fn accept_row(prepared: &Prepared, now: Time) -> serde_json::Value {
+fn bind_accept<'q>(query: Query<'q>, prepared: &Prepared, now: Time) -> Query<'q> {
     let append = &prepared.append;
     let accept = append.accept.as_ref();
-    json!({
-        "run_id": id(append.run_id.0),
-        "tenant": append.tenant,
-        "session_id": accept.map(|accept| id(accept.session_id.0)),
-        "new_session": accept.is_some_and(|accept| accept.new_session),
-        "agent": accept.map(|accept| &accept.agent),
-        "held": accept.is_some_and(|accept| accept.held),
-        "version": prepared.new_version(),
-        "hash": hex(&prepared.head_hash()),
-        "due_at": accept.map(|accept| lite_time(now + chrono::TimeDelta::milliseconds(millis(accept.claim_within)))),
-        "time": lite_time(append.time),
-    })
+    query
+        .bind(append.run_id.0)
+        .bind(append.tenant.to_string())
+        .bind(accept.map(|accept| accept.session_id.0))
+        .bind(accept.is_some_and(|accept| accept.new_session))
+        .bind(accept.map(|accept| accept.agent.clone()))
+        .bind(accept.is_some_and(|accept| accept.held))
+        .bind(prepared.new_version() as i64)
+        .bind(prepared.head_hash().to_vec())
+        .bind(accept.map(|accept| later(now, millis(accept.claim_within))))
+        .bind(lite_time(append.time))
 }
 
-fn advance_row(prepared: &Prepared, now: Time) -> serde_json::Value {
+fn bind_advance<'q>(query: Query<'q>, prepared: &Prepared, now: Time, at: &str) -> Query<'q> {
     let append = &prepared.append;
-    json!({
-        "run_id": id(append.run_id.0),
-        "expected_version": append.expected_version,
-        "expected_epoch": append.expected_epoch,
-        "version": prepared.new_version(),
-        "hash": hex(&prepared.head_hash()),
-        "status": append.status.as_str(),
-        "lease": lease_word(&append.lease),
-        "owner": match &append.lease { Lease::Claim { owner, .. } => Some(owner), _ => None },
-        "due_at": lease_ms(&append.lease).map(|ms| lite_time(now + chrono::TimeDelta::milliseconds(ms))),
-        "input_tokens": append.usage.input_tokens,
-        "output_tokens": append.usage.output_tokens,
-        "cost_microusd": append.usage.cost_microusd,
-        "time": lite_time(append.time),
-    })
+    let owner = match &append.lease {
+        Lease::Claim { owner, .. } => Some(owner.clone()),
+        _ => None,
+    };
+    query
+        .bind(append.run_id.0)
+        .bind(append.expected_version as i64)
+        .bind(append.expected_epoch as i64)
+        .bind(prepared.new_version() as i64)
+        .bind(prepared.head_hash().to_vec())
+        .bind(append.status.as_str())
+        .bind(lease_word(&append.lease))
+        .bind(owner)
+        .bind(lease_ms(&append.lease).map(|ms| later(now, ms)))
+        .bind(append.usage.input_tokens as i64)
+        .bind(append.usage.output_tokens as i64)
+        .bind(append.usage.cost_microusd as i64)
+        .bind(lite_time(append.time))
+        .bind(at.to_owned())
 }
 
-fn event_rows(prepared: &Prepared) -> impl Iterator<Item = serde_json::Value> {
-    prepared.events.iter().enumerate().map(|(at, event)| {
-        json!({
-            "run_id": id(event.run_id.0),
-            "version": event.version,
-            "tenant": event.tenant,
-            "type": event.name,
-            "schema": event.schema,
-            "time": lite_time(event.time),
-            "payload": prepared.written(at),
-            "hash": hex(&event.hash),
-        })
-    })
+fn bind_event<'q>(query: Query<'q>, prepared: &Prepared, at: usize) -> Query<'q> {
+    let event = &prepared.events[at];
+    query
+        .bind(event.run_id.0)
+        .bind(event.version as i64)
+        .bind(event.tenant.to_string())
+        .bind(event.name.clone())
+        .bind(event.schema as i64)
+        .bind(lite_time(event.time))
+        .bind(prepared.written(at).to_owned())
+        .bind(event.hash.to_vec())
 }
 
-fn array(rows: impl Iterator<Item = serde_json::Value>) -> String {
-    serde_json::Value::Array(rows.collect()).to_string()
+fn later(now: Time, ms: i64) -> String {
+    lite_time(now + chrono::TimeDelta::milliseconds(ms))
 }
 
-fn collect(rows: Vec<sqlx::sqlite::SqliteRow>, winners: &mut Winners) -> Result<(), Error> {
+fn collect(rows: Vec<SqliteRow>, winners: &mut Winners) -> Result<(), Error> {
     for row in rows {
         let run_id: Uuid = row.try_get("run_id")?;
         let epoch: i64 = row.try_get("epoch")?;

@@ -5,12 +5,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use eventsource_stream::{EventStream, EventStreamError};
 use futures::{Stream, StreamExt};
 use reqwest::{Response, header::CONTENT_TYPE};
 
 use super::super::{ErrorClass, ModelError};
-use super::fault;
+use super::{
+    fault,
+    sse::{NotText, Parser},
+};
 
 /// What is read of one answer at the most, framing included.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -60,15 +62,22 @@ pub fn kind(answer: &Response) -> Kind {
 
 /// The data of each event, an error event included: its data is an error object.
 pub fn events(answer: Response) -> impl Stream<Item = Result<String, ModelError>> + Send {
-    let malformed = |message: &str| ModelError::new(ErrorClass::Malformed, message);
-    EventStream::new(bounded(answer, ANSWER_BYTES_MAX)).map(move |event| match event {
-        Ok(event) if event.event == "error" && !event.data.contains("\"error\"") => {
-            Ok(format!("{{\"error\":{}}}", event.data))
+    let bytes = Box::pin(bounded(answer, ANSWER_BYTES_MAX));
+    futures::stream::try_unfold((bytes, Parser::default()), |(mut bytes, mut parser)| async move {
+        loop {
+            let malformed = |_: NotText| ModelError::new(ErrorClass::Malformed, "the model's answer is not UTF-8");
+            match parser.next().map_err(malformed)? {
+                Some(event) if event.name == "error" && !event.data.contains("\"error\"") => {
+                    let data = format!("{{\"error\":{}}}", event.data);
+                    return Ok(Some((data, (bytes, parser))));
+                }
+                Some(event) => return Ok(Some((event.data, (bytes, parser)))),
+                None => match bytes.next().await {
+                    Some(piece) => parser.push(&piece?),
+                    None => return Ok(None),
+                },
+            }
         }
-        Ok(event) => Ok(event.data),
-        Err(EventStreamError::Transport(error)) => Err(error),
-        Err(EventStreamError::Utf8(_)) => Err(malformed("the model's answer is not UTF-8")),
-        Err(EventStreamError::Parser(_)) => Err(malformed("the model's answer is not a stream of events")),
     })
 }
 

@@ -1,10 +1,12 @@
 //! From chunks to a reply. Pure: no clock, no network.
 
+use std::borrow::Cow;
+
 use steadfast::run::{ModelReply, ToolCall, Usage};
 
 use super::super::{ErrorClass, ModelError, ModelRequest};
 use super::{
-    chunk::{Chunk, Fragment, Tokens, filled},
+    chunk::{Chunk, Fragment, Tokens},
     fault,
 };
 
@@ -43,17 +45,17 @@ struct ToolCallParts {
 
 /// What one chunk added.
 #[derive(Default, PartialEq, Debug)]
-pub struct Taken {
-    pub text: String,
+pub struct Taken<'a> {
+    pub text: Cow<'a, str>,
     /// The model is at work: text, a piece of a call, or a thought.
     pub is_output: bool,
 }
 
 impl Assembly {
-    pub fn take(&mut self, data: &str) -> Result<Taken, ModelError> {
+    pub fn take<'a>(&mut self, data: &'a str) -> Result<Taken<'a>, ModelError> {
         // serde would read a list as a struct, too.
         let chunk = Some(data).filter(|data| data.trim_start().starts_with('{'));
-        let chunk: Option<Chunk> = chunk.and_then(|data| serde_json::from_str(data).ok());
+        let chunk: Option<Chunk<'a>> = chunk.and_then(|data| serde_json::from_str(data).ok());
         let Some(chunk) = chunk else {
             return Err(ModelError::new(
                 ErrorClass::Malformed,
@@ -63,8 +65,8 @@ impl Assembly {
         if !chunk.error.is_null() {
             return Err(fault::of_error_object(&chunk.error));
         }
-        self.model = self.model.take().or_else(|| filled(&chunk.model));
-        self.provider_id = self.provider_id.take().or_else(|| filled(&chunk.id));
+        self.model = self.model.take().or_else(|| chunk.model.filled());
+        self.provider_id = self.provider_id.take().or_else(|| chunk.id.filled());
         self.usage = chunk.usage.as_ref().and_then(counted).or(self.usage);
         let mut taken = Taken::default();
         // We ask for one choice; a server that sends more has answered once all the same.
@@ -81,7 +83,7 @@ impl Assembly {
             self.grow(taken.text.len())?;
             self.text.push_str(&taken.text);
         }
-        if let Some(reason) = filled(&choice.finish_reason) {
+        if let Some(reason) = choice.finish_reason.filled() {
             self.finished = true;
             self.finish_reason = Some(reason);
         }

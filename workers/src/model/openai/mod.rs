@@ -11,6 +11,7 @@ mod chunk;
 mod fault;
 mod provider;
 mod request;
+mod sse;
 
 #[cfg(test)]
 mod tests;
