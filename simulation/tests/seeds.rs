@@ -11,6 +11,8 @@ const TWICE: u64 = 100;
 /// A guard that is gone is missed within so many seeds; fencing by the epoch alone is rarely the last wall.
 const MISSED_WITHIN: u64 = 60;
 const MISSED_WITHIN_BY_LATE_WORKERS: u64 = 2_000;
+/// Few seeds leave a run in its line with nothing else to bring it back.
+const MISSED_WITHIN_BY_FULL_WORKERS: u64 = 2_000;
 
 fn play(seed: u64, without: Option<Guard>) -> Outcome {
     let simulator = Simulator::new().expect("a simulator");
@@ -71,7 +73,8 @@ fn each_guard_is_missed_when_it_is_gone_and_under_its_own_name() {
         let (invariant, within) = match guard {
             Guard::Epoch => ("I5 fencing", MISSED_WITHIN_BY_LATE_WORKERS),
             Guard::Position => ("I11 projections", MISSED_WITHIN),
-            Guard::Redriver | Guard::Lines => ("I4 progress", MISSED_WITHIN),
+            Guard::Redriver => ("I4 progress", MISSED_WITHIN),
+            Guard::Lines => ("I4 progress", MISSED_WITHIN_BY_FULL_WORKERS),
             Guard::StepReset | Guard::TailResume => ("I10 stream exactness", MISSED_WITHIN),
             Guard::IdempotencyKey => ("I3 command once", MISSED_WITHIN),
         };
