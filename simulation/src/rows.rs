@@ -319,7 +319,9 @@ fn first_row(prepared: &Prepared, session_seq: u64, accept: &Accept, now: Time) 
 fn moved(row: &Row, prepared: &Prepared, now: Time) -> Row {
     let append = &prepared.append;
     let mut head = row.head.clone();
-    let mut dispatches = row.dispatches;
+    // A dispatch is told from others of the same version by its number: that begins anew with a version only.
+    let stays = append.lease == Lease::Keep || prepared.new_version() == row.head.version;
+    let dispatches = if stays { row.dispatches } else { 0 };
     head.version = prepared.new_version();
     head.hash = prepared.head_hash();
     head.status = append.status;
@@ -328,14 +330,12 @@ fn moved(row: &Row, prepared: &Prepared, now: Time) -> Row {
     match &append.lease {
         Lease::Keep => {}
         Lease::Claim { owner, ttl } => {
-            dispatches = 0;
             head.epoch += 1;
             head.lease_owner = Some(owner.clone());
             head.lease_until = Some(after(now, *ttl));
             head.due_at = head.lease_until;
         }
         Lease::Release { due_in } => {
-            dispatches = 0;
             head.lease_owner = None;
             head.lease_until = None;
             head.due_at = due_in.map(|due_in| after(now, due_in));

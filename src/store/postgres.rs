@@ -110,7 +110,7 @@ with input as (
         lease_until = case i.lease when 'keep' then r.lease_until
                                    when 'claim' then now() + i.ms * interval '1 millisecond' end,
         due_at = case i.lease when 'keep' then r.due_at else now() + i.ms * interval '1 millisecond' end,
-        dispatches = case i.lease when 'keep' then r.dispatches else 0 end,
+        dispatches = case when i.lease = 'keep' or i.version = r.version then r.dispatches else 0 end,
         held = r.held and i.lease = 'keep',
         input_tokens = i.input_tokens, output_tokens = i.output_tokens, cost_microusd = i.cost_microusd,
         updated_at = i.time

@@ -68,7 +68,7 @@ static ADVANCE: Statement = Statement::new(
          lease_owner = case i.lease when 'keep' then runs.lease_owner else i.owner end,
          lease_until = case i.lease when 'keep' then runs.lease_until when 'claim' then i.due_at end,
          due_at = case i.lease when 'keep' then runs.due_at else i.due_at end,
-         dispatches = case i.lease when 'keep' then runs.dispatches else 0 end,
+         dispatches = case when i.lease = 'keep' or i.version = runs.version then runs.dispatches else 0 end,
          held = runs.held and i.lease = 'keep',
          input_tokens = i.input_tokens, output_tokens = i.output_tokens,
          cost_microusd = i.cost_microusd, updated_at = i.time

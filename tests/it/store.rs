@@ -62,6 +62,7 @@ conformance! {
     blobs::a_missing_blob_is_named,
     due::overdue_runs_are_taken_oldest_first_and_no_more_than_asked,
     due::a_run_dispatched_in_vain_is_looked_at_less_and_less_often,
+    due::a_run_let_go_of_without_a_fact_is_dispatched_under_a_new_number,
     due::held_runs_and_runs_that_wait_for_people_are_left_alone,
     due::two_redrivers_never_take_one_run_twice,
     due::a_wiped_queue_makes_every_queued_run_due,

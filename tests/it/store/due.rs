@@ -179,3 +179,30 @@ pub async fn the_leases_of_a_dead_process_end_at_once(bed: &Bed) {
     go(store, &mut dead, |l| claim(l, "heir", MINUTE)).await;
     assert!(load(store, alive.head.run_id).await.head.lease_until > Some(now()));
 }
+
+/// The queue swallows a message id it knows, and the id is made of run, version and dispatch.
+pub async fn a_run_let_go_of_without_a_fact_is_dispatched_under_a_new_number(bed: &Bed) {
+    let store = &bed.store;
+    let loaded = claimed(store, "w").await;
+    let mut numbers = BTreeSet::new();
+    for _ in 0..3 {
+        let let_go = Append {
+            events: vec![],
+            status: loaded.run.status(),
+            lease: Lease::Release {
+                due_in: Some(Duration::ZERO),
+            },
+            ..order(
+                &loaded,
+                Command::Cancel {
+                    now: now(),
+                    reason: None,
+                },
+            )
+        };
+        append(store, let_go).await;
+        let due = take(store, 1).await.remove(0);
+        assert_eq!((due.run_id, due.version), (loaded.head.run_id, loaded.head.version));
+        assert!(numbers.insert(due.dispatch), "{} was used before", due.dispatch);
+    }
+}
