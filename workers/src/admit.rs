@@ -17,7 +17,7 @@ use crate::{
     clock,
     execute::{Done, Execution, PAUSE_HELD_MAX},
     model::{
-        admission::{Blocked, Ticket},
+        admission::{Blocked, Ticket, Try},
         link::{self, Link},
     },
 };
@@ -62,14 +62,14 @@ impl Execution {
     pub(crate) fn admit(&self) -> Result<Ticket, Blocked> {
         let tenant = &self.loaded.head.tenant;
         let admission = &self.shared.models.admission;
-        admission.admit(&self.chain(), self.next_attempt(), tenant)
+        admission.admit(&self.chain(), self.next_try(), tenant)
     }
 
     /// Waits in the slot until there may be leave for the next model call, for a moment at the most.
     pub(crate) fn moment(&self) -> impl Future<Output = ()> + use<> {
         let admission = self.shared.models.admission.clone();
-        let (chain, attempt, tenant) = (self.chain(), self.next_attempt(), self.loaded.head.tenant.clone());
-        async move { admission.wait(&chain, attempt, &tenant, PAUSE_HELD_MAX).await }
+        let (chain, asking, tenant) = (self.chain(), self.next_try(), self.loaded.head.tenant.clone());
+        async move { admission.wait(&chain, asking, &tenant, PAUSE_HELD_MAX).await }
     }
 
     /// Whether a claim would make a model call, as far as that is known without deciding.
@@ -123,14 +123,17 @@ impl Execution {
         names.map(|name| self.shared.models.link(name)).collect()
     }
 
-    fn next_attempt(&self) -> u32 {
-        match self.loaded.run.call {
+    fn next_try(&self) -> Try {
+        let call = &self.loaded.run.call;
+        let attempt = match *call {
             Call::Idle => 1,
             Call::Wanted { attempt, .. } | Call::Unaffordable { attempt, .. } => attempt,
             Call::Open { attempt } | Call::Backoff { attempt, .. } | Call::Orphaned { attempt } => {
                 attempt.saturating_add(1)
             }
-        }
+        };
+        let retry = attempt > 1 && matches!(call, Call::Backoff { .. });
+        Try { attempt, retry }
     }
 }
 

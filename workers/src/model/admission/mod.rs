@@ -71,6 +71,15 @@ struct Inner {
     tenants: HashMap<TenantId, usize>,
 }
 
+/// The try of a model call that asks for leave.
+#[derive(Debug, Clone, Copy)]
+pub struct Try {
+    pub attempt: u32,
+    /// The one before failed. One that a crash of ours took says nothing about the provider: making it again takes
+    /// nothing from the budget of retries, or the runs of a dead worker would wait for it one by one.
+    pub retry: bool,
+}
+
 impl Admission {
     pub fn new(bulkheads: Bulkheads) -> Self {
         Self {
@@ -82,7 +91,7 @@ impl Admission {
     }
 
     /// Leave for one call, at the first link of the chain that has a place; else why not, and until when.
-    pub fn admit(self: &Arc<Self>, chain: &[Link], attempt: u32, tenant: &TenantId) -> Result<Ticket, Blocked> {
+    pub fn admit(self: &Arc<Self>, chain: &[Link], asking: Try, tenant: &TenantId) -> Result<Ticket, Blocked> {
         let now = clock::instant();
         let mut inner = self.lock();
         if inner
@@ -93,8 +102,8 @@ impl Admission {
             return Err(Blocked::by_another_call(Reason::TenantBusy, now));
         }
         let mut soonest: Option<Blocked> = None;
-        for link in in_order(chain, attempt) {
-            match inner.gate(link, &self.bulkheads, now).enter(attempt > 1, now) {
+        for link in in_order(chain, asking.attempt) {
+            match inner.gate(link, &self.bulkheads, now).enter(asking.retry, now) {
                 Ok(pass) => {
                     *inner.tenants.entry(tenant.clone()).or_default() += 1;
                     return Ok(Ticket {
@@ -102,7 +111,7 @@ impl Admission {
                         link: link.clone(),
                         fallback: chain.first() != Some(link),
                         tenant: tenant.clone(),
-                        retry: attempt > 1,
+                        retry: asking.retry,
                         pass,
                         made: false,
                         settled: false,
@@ -116,13 +125,13 @@ impl Admission {
     }
 
     /// Returns once there is leave, or when it is clear that there will be none in time.
-    pub async fn wait(self: &Arc<Self>, chain: &[Link], attempt: u32, tenant: &TenantId, time: Duration) {
+    pub async fn wait(self: &Arc<Self>, chain: &[Link], asking: Try, tenant: &TenantId, time: Duration) {
         let began = clock::instant();
         let mut waiting = None;
         loop {
             // Listens before it looks, so that nothing is missed in between.
             let freed = self.freed.notified();
-            let Err(blocked) = self.admit(chain, attempt, tenant).map(drop) else {
+            let Err(blocked) = self.admit(chain, asking, tenant).map(drop) else {
                 break;
             };
             if blocked.until > began + time {

@@ -11,8 +11,12 @@ use super::{
     gate::{End, Gate, Reason},
     in_order,
 };
-use crate::model::{ErrorClass, ModelError, link::Link};
+use crate::model::{ErrorClass, ModelError, admission::Try, link::Link};
 
+const FIRST: Try = Try {
+    attempt: 1,
+    retry: false,
+};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn start() -> Instant {
@@ -279,17 +283,20 @@ async fn a_ticket_that_is_dropped_gives_its_place_back_and_wakes_who_waits() {
     }));
     let chain = [Link::read("m")];
     let (one, other) = ("one".parse().expect("a tenant"), "other".parse().expect("a tenant"));
-    let ticket = admission.admit(&chain, 1, &one).expect("a place");
-    let blocked = admission.admit(&chain, 1, &one).map(drop).expect_err("one at a time");
+    let ticket = admission.admit(&chain, FIRST, &one).expect("a place");
+    let blocked = admission
+        .admit(&chain, FIRST, &one)
+        .map(drop)
+        .expect_err("one at a time");
     assert_eq!(blocked.reason, Reason::TenantBusy);
     assert!(
-        admission.admit(&chain, 1, &other).is_ok(),
+        admission.admit(&chain, FIRST, &other).is_ok(),
         "one tenant does not hold up another"
     );
     let began = crate::clock::instant();
     let waiting = tokio::spawn({
         let (admission, chain, one) = (admission.clone(), chain.clone(), one.clone());
-        async move { admission.wait(&chain, 1, &one, 500 * SECOND).await }
+        async move { admission.wait(&chain, FIRST, &one, 500 * SECOND).await }
     });
     tokio::task::yield_now().await;
     drop(ticket);
@@ -299,14 +306,14 @@ async fn a_ticket_that_is_dropped_gives_its_place_back_and_wakes_who_waits() {
         began,
         "without waiting for the time to look again"
     );
-    assert!(admission.admit(&chain, 1, &one).is_ok());
+    assert!(admission.admit(&chain, FIRST, &one).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_cannot_be_let_in_in_time_is_told_at_once() {
     let admission = std::sync::Arc::new(Admission::new(Bulkheads::default()));
     let (chain, tenant) = ([Link::read("m")], "one".parse().expect("a tenant"));
-    let mut ticket = admission.admit(&chain, 1, &tenant).expect("a place");
+    let mut ticket = admission.admit(&chain, FIRST, &tenant).expect("a place");
     ticket.call_made();
     let asked = ModelError {
         retry_after: Some(60 * SECOND),
@@ -314,9 +321,9 @@ async fn who_cannot_be_let_in_in_time_is_told_at_once() {
     };
     ticket.failed(&asked);
     let began = crate::clock::instant();
-    admission.wait(&chain, 1, &tenant, 2 * SECOND).await;
+    admission.wait(&chain, FIRST, &tenant, 2 * SECOND).await;
     assert_eq!(crate::clock::instant(), began);
-    admission.wait(&chain, 1, &tenant, 61 * SECOND).await;
+    admission.wait(&chain, FIRST, &tenant, 61 * SECOND).await;
     assert_eq!(crate::clock::instant() - began, 60 * SECOND);
 }
 
