@@ -150,6 +150,21 @@ impl JetStreamQueue {
     async fn forget_consumer(&self) {
         *self.consumer.lock().await = None;
     }
+
+    /// The answer to a pull, within its time; after a failure the consumer is looked up anew.
+    async fn answered(
+        &self,
+        pulled: impl Future<Output = Result<Vec<Delivery>, Error>>,
+    ) -> Result<Vec<Delivery>, Error> {
+        let answer = match tokio::time::timeout(PULL_WAIT * 4, pulled).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Unavailable("no answer to a pull".into())),
+        };
+        if answer.is_err() {
+            self.forget_consumer().await;
+        }
+        answer
+    }
 }
 
 #[async_trait]
@@ -204,26 +219,12 @@ impl CommandQueue for JetStreamQueue {
             self.more.store(!deliveries.is_empty(), Ordering::Relaxed);
             Ok(deliveries)
         };
-        let answer = match tokio::time::timeout(PULL_WAIT * 4, pulled).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::Unavailable("no answer to a pull".into())),
-        };
-        if answer.is_err() {
-            self.forget_consumer().await;
-        }
-        answer
+        self.answered(pulled).await
     }
 
     async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error> {
         let pulled = async { fetch(&self.consumer().await?, max).await };
-        let answer = match tokio::time::timeout(PULL_WAIT * 4, pulled).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::Unavailable("no answer to a pull".into())),
-        };
-        if answer.is_err() {
-            self.forget_consumer().await;
-        }
-        answer
+        self.answered(pulled).await
     }
 
     async fn incarnation(&self) -> Result<String, Error> {
