@@ -18,8 +18,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::world::{Draws, World};
 
-/// The tool that may run twice, the one that must not, and the client's. The first two are names the built-in agent
-/// lists; what they do here is simulated.
+/// The tool that answers at once, the one that may run twice, the one that must not, and the client's. The first three are
+/// names the built-in agent lists; what the two in the middle do here is simulated.
+pub const LOOK: &str = "clock";
 pub const WORK: &str = "calculator";
 pub const SEND: &str = "http_get";
 pub const CLIENT: &str = "locate";
@@ -141,6 +142,7 @@ fn reply(request: &ModelRequest, world: &World) -> (String, Vec<ToolCall>) {
         return (words.join(" "), Vec::new());
     }
     let names: &[&str] = match asked.split(' ').next() {
+        Some("look") => &[LOOK],
         Some("work") => &[WORK, WORK],
         Some("send") => &[SEND],
         Some("client") => &[CLIENT],

@@ -56,6 +56,8 @@ pub struct Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
     Answer,
+    /// A tool that answers at once.
+    Look,
     /// A tool that may run twice.
     Work,
     /// A tool that must not.
@@ -70,6 +72,7 @@ impl Ask {
     pub fn word(self) -> &'static str {
         match self {
             Self::Answer => "answer",
+            Self::Look => "look",
             Self::Work => "work",
             Self::Send => "send",
             Self::Client => "client",
@@ -325,7 +328,14 @@ impl Conversation {
 
 impl Task {
     fn of(rng: &mut SmallRng) -> Self {
-        let asks = [Ask::Answer, Ask::Work, Ask::Send, Ask::Client, Ask::Everything];
+        let asks = [
+            Ask::Answer,
+            Ask::Look,
+            Ask::Work,
+            Ask::Send,
+            Ask::Client,
+            Ask::Everything,
+        ];
         Self {
             at: millis(rng, ARRIVALS),
             ask: asks[rng.random_range(0..asks.len())],

@@ -33,12 +33,34 @@ impl Execution {
     /// Decides, with a ticket for the model call that may follow; it is kept where one does.
     pub(crate) fn decide(&mut self, command: Command) -> Result<(Vec<Event>, Run), Refusal> {
         self.ticket = None;
+        let (events, after, ticket) = self.decide_on(&self.loaded.run, command)?;
+        self.ticket = ticket;
+        Ok((events, after))
+    }
+
+    /// The same for an order and another that rides with it, as far as it still applies after the first.
+    pub(crate) fn decide_both(
+        &mut self,
+        command: Command,
+        rider: Option<Command>,
+    ) -> Result<(Vec<Event>, Run), Refusal> {
+        self.ticket = None;
+        let (mut events, mut after, mut ticket) = self.decide_on(&self.loaded.run, command)?;
+        if let Some(Ok(more)) = rider.map(|rider| self.decide_on(&after, rider)) {
+            events.extend(more.0);
+            (after, ticket) = (more.1, more.2);
+        }
+        self.ticket = ticket;
+        Ok((events, after))
+    }
+
+    fn decide_on(&self, run: &Run, command: Command) -> Result<(Vec<Event>, Run, Option<Ticket>), Refusal> {
         let has_waited = match command {
             Command::Advance { .. } | Command::RetryModelCall { .. } => true,
             Command::RecordReply { .. } | Command::RecordToolResults { .. } => false,
-            other => return transition(&self.loaded.run, other),
+            other => return transition(run, other).map(|(events, after)| (events, after, None)),
         };
-        let (route, ticket) = match self.admit() {
+        let (route, ticket) = match self.admit(run) {
             Ok(ticket) => {
                 let Link { provider, model } = ticket.link().clone();
                 (Route::To { provider, model }, Some(ticket))
@@ -51,24 +73,26 @@ impl Execution {
                 (route, None)
             }
         };
-        let (events, after) = transition(&self.loaded.run, Command::Routed(route, Box::new(command)))?;
-        if matches!(events.last(), Some(Event::ModelCallRequested(_))) {
-            self.ticket = ticket;
-        }
-        Ok((events, after))
+        let (events, after) = transition(run, Command::Routed(route, Box::new(command)))?;
+        let ticket = ticket.filter(|_| matches!(events.last(), Some(Event::ModelCallRequested(_))));
+        Ok((events, after, ticket))
     }
 
     /// Leave for the next model call of the run, if there is any now.
-    pub(crate) fn admit(&self) -> Result<Ticket, Blocked> {
+    fn admit(&self, run: &Run) -> Result<Ticket, Blocked> {
         let tenant = &self.loaded.head.tenant;
         let admission = &self.shared.models.admission;
-        admission.admit(&self.chain(), self.next_try(), tenant)
+        admission.admit(&self.chain(), next_try(run), tenant)
     }
 
     /// Waits in the slot until there may be leave for the next model call, for a moment at the most.
     pub(crate) fn moment(&self) -> impl Future<Output = ()> + use<> {
         let admission = self.shared.models.admission.clone();
-        let (chain, asking, tenant) = (self.chain(), self.next_try(), self.loaded.head.tenant.clone());
+        let (chain, asking, tenant) = (
+            self.chain(),
+            next_try(&self.loaded.run),
+            self.loaded.head.tenant.clone(),
+        );
         async move { admission.wait(&chain, asking, &tenant, PAUSE_HELD_MAX).await }
     }
 
@@ -111,7 +135,7 @@ impl Execution {
     pub(crate) fn retry_at(&self, failed_at: &Link, pause: Duration) -> Time {
         let now = clock::now();
         let after = |pause: Duration| now + TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
-        match self.admit() {
+        match self.admit(&self.loaded.run) {
             Ok(ticket) if ticket.link() != failed_at => now,
             Ok(_) => after(pause),
             Err(blocked) => after(pause).max(return_at(blocked, false)),
@@ -122,19 +146,18 @@ impl Execution {
         let names = self.loaded.run.request.iter().flat_map(link::names);
         names.map(|name| self.shared.models.link(name)).collect()
     }
+}
 
-    fn next_try(&self) -> Try {
-        let call = &self.loaded.run.call;
-        let attempt = match *call {
-            Call::Idle => 1,
-            Call::Wanted { attempt, .. } | Call::Unaffordable { attempt, .. } => attempt,
-            Call::Open { attempt } | Call::Backoff { attempt, .. } | Call::Orphaned { attempt } => {
-                attempt.saturating_add(1)
-            }
-        };
-        let retry = attempt > 1 && matches!(call, Call::Backoff { .. });
-        Try { attempt, retry }
-    }
+fn next_try(run: &Run) -> Try {
+    let attempt = match run.call {
+        Call::Idle => 1,
+        Call::Wanted { attempt, .. } | Call::Unaffordable { attempt, .. } => attempt,
+        Call::Open { attempt } | Call::Backoff { attempt, .. } | Call::Orphaned { attempt } => {
+            attempt.saturating_add(1)
+        }
+    };
+    let retry = attempt > 1 && matches!(run.call, Call::Backoff { .. });
+    Try { attempt, retry }
 }
 
 /// When a run that is blocked comes back: never before the time it was given, and not together with all others.

@@ -4,7 +4,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use sha2::{Digest, Sha256};
 use steadfast::{
     crash::{self, Point},
-    run::{Command, Limits, ModelReply, ToolCall, ToolResult, agent::hex, state::OpenTool},
+    run::{Command, Limits, ModelReply, Next, ToolCall, ToolResult, agent::hex, next, state::OpenTool, transition},
 };
 use tokio::time::Instant;
 
@@ -96,7 +96,7 @@ impl Execution {
                 if let Some(price) = agent.price {
                     reply.usage.cost_microusd = price.microusd(reply.usage.input_tokens, reply.usage.output_tokens);
                 }
-                self.commit(Command::RecordReply {
+                self.record_reply(Command::RecordReply {
                     now: clock::now(),
                     step,
                     attempt,
@@ -126,37 +126,63 @@ impl Execution {
         }
     }
 
-    /// Runs the tools at the same time and records each as it ends.
-    pub(crate) async fn run_tools(&mut self, tools: Vec<OpenTool>) -> Result<(), Done> {
-        let shared = self.shared.clone();
+    /// Records the reply, and with it what tools answer that need not be waited for.
+    async fn record_reply(&mut self, record: Command) -> Result<(), Done> {
+        let tools = match &record {
+            Command::RecordReply { reply, .. } if !reply.tool_calls.is_empty() => {
+                let names = reply.tool_calls.iter().map(|call| call.name.as_str());
+                let asked = self.shared.tools.all_immediate(names);
+                // The run decides what may be called, and under which id.
+                let after = asked
+                    .then(|| transition(&self.loaded.run, record.clone()).ok())
+                    .flatten();
+                after.map(|(_, after)| next(&after))
+            }
+            _ => None,
+        };
+        let rider = match tools {
+            Some(Next::RunTools(tools)) => Some(Command::RecordToolResults {
+                results: self.running(tools).collect().await,
+                now: clock::now(),
+            }),
+            _ => None,
+        };
+        self.commit_both(record, rider).await
+    }
+
+    /// The tools, at the same time.
+    fn running(&self, tools: Vec<OpenTool>) -> FuturesUnordered<impl Future<Output = ToolResult> + use<>> {
         let run_id = self.loaded.head.run_id;
         let seconds_max = (self.loaded.run.request.as_ref())
             .map_or_else(Limits::default, |request| request.limits)
             .tool_seconds_max;
-        let mut running: FuturesUnordered<_> = tools
-            .into_iter()
-            .map(|tool| {
-                let shared = shared.clone();
-                async move {
-                    let context = ToolContext {
-                        run_id,
-                        tool_call_id: tool.call.id.clone(),
-                        idempotency_key: idempotency_key(&tool.call, run_id),
-                        now: clock::now(),
-                    };
-                    let started = Instant::now();
-                    crash::at(Point::ToolBefore);
-                    let outcome = shared.tools.call(&tool.call, &context, seconds_max).await;
-                    crash::at(Point::ToolAfter);
-                    let duration_ms = started.elapsed().as_millis() as u64;
-                    ToolResult {
-                        tool_call_id: tool.call.id,
-                        outcome,
-                        duration_ms,
-                    }
+        let run = |tool: OpenTool| {
+            let shared = self.shared.clone();
+            async move {
+                let context = ToolContext {
+                    run_id,
+                    tool_call_id: tool.call.id.clone(),
+                    idempotency_key: idempotency_key(&tool.call, run_id),
+                    now: clock::now(),
+                };
+                let started = Instant::now();
+                crash::at(Point::ToolBefore);
+                let outcome = shared.tools.call(&tool.call, &context, seconds_max).await;
+                crash::at(Point::ToolAfter);
+                let duration_ms = started.elapsed().as_millis() as u64;
+                ToolResult {
+                    tool_call_id: tool.call.id,
+                    outcome,
+                    duration_ms,
                 }
-            })
-            .collect();
+            }
+        };
+        tools.into_iter().map(run).collect()
+    }
+
+    /// Runs the tools and records each as it ends.
+    pub(crate) async fn run_tools(&mut self, tools: Vec<OpenTool>) -> Result<(), Done> {
+        let mut running = self.running(tools);
         let mut ended: Vec<ToolResult> = Vec::new();
         loop {
             tokio::select! {

@@ -353,8 +353,13 @@ impl Execution {
 
     /// Decides and appends, again after each input that came in between.
     pub(crate) async fn commit(&mut self, command: Command) -> Result<(), Done> {
+        self.commit_both(command, None).await
+    }
+
+    /// The same for an order and another that rides with it in one append.
+    pub(crate) async fn commit_both(&mut self, command: Command, rider: Option<Command>) -> Result<(), Done> {
         for _ in 0..CONFLICTS_MAX {
-            let (events, after) = match self.decide(command.clone()) {
+            let (events, after) = match self.decide_both(command.clone(), rider.clone()) {
                 Ok(decided) => decided,
                 Err(Refusal::AlreadyEnded(_) | Refusal::NothingToDo(_)) => return Err(Done::Settled),
                 Err(refusal) => return Err(Done::Stuck(format!("its own outcome was refused: {refusal}"))),

@@ -16,6 +16,7 @@ use steadfast_workers::{
 use tokio::time::sleep;
 
 /// The tool that may run twice, the one that must not, and the client's: names the built-in agent lists.
+pub const LOOK: &str = "clock";
 pub const WORK: &str = "calculator";
 pub const PAY: &str = "http_get";
 pub const CLIENT: &str = "locate";
@@ -82,6 +83,7 @@ impl Model for Scripted {
         let calls: &[&str] = match (task.split(' ').next(), outputs.len()) {
             (Some("tools"), 0) => &[WORK, WORK, WORK],
             (Some("tools"), 3) | (Some("cancel"), 0) | (Some("parked"), 0) => &[WORK],
+            (Some("look"), 0) => &[LOOK, LOOK],
             (Some("client"), 0) => &[CLIENT, WORK, CLIENT],
             (Some("pay"), 0) => &[PAY],
             (Some("cancel"), _) => std::future::pending().await,
@@ -142,6 +144,28 @@ impl Scripted {
         error.after_output = true;
         error.retry_after = (*class == ErrorClass::RateLimited).then_some(RETRY_AFTER);
         Err(error)
+    }
+}
+
+/// Answers at once, the same each time.
+pub struct Look;
+
+#[async_trait]
+impl Tool for Look {
+    fn spec(&self) -> ToolSpec {
+        spec(LOOK)
+    }
+
+    fn retry_safe(&self) -> bool {
+        true
+    }
+
+    fn immediate(&self) -> bool {
+        true
+    }
+
+    async fn call(&self, arguments: &Value, _: &ToolContext) -> Result<String, String> {
+        Ok(format!("looked at {}", arguments["of"]))
     }
 }
 

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     client::Client,
     judge,
-    outside::{Ledger, PAY, Pay, Scripted, WORK, Work},
+    outside::{LOOK, Ledger, Look, PAY, Pay, Scripted, WORK, Work},
     process::{Feed, Process},
     store::{Cut, CutStore},
     story::Story,
@@ -105,7 +105,7 @@ pub struct House {
 
 /// The built-in agent, with the tools of these stories.
 fn agents() -> Arc<Agents> {
-    let tools = [("clock", true), (WORK, true), (PAY, false)].map(|(name, safe)| (name.to_owned(), safe));
+    let tools = [(LOOK, true), (WORK, true), (PAY, false)].map(|(name, safe)| (name.to_owned(), safe));
     Arc::new(Agents::load(None, &tools.into(), &Default::default()).expect("the built-in agent"))
 }
 
@@ -162,7 +162,12 @@ impl House {
                 queue,
                 feed: Arc::new(feed),
                 models: Arc::new(models.with_scripted(Scripted(ledger.clone()))),
-                tools: Arc::new(Toolbox::default().with(Work(ledger.clone())).with(Pay(ledger))),
+                tools: Arc::new(
+                    Toolbox::default()
+                        .with(Look)
+                        .with(Work(ledger.clone()))
+                        .with(Pay(ledger)),
+                ),
                 health: Health::default(),
             };
             let options = WorkerOptions {

@@ -31,6 +31,7 @@ pub fn all() -> Vec<Story> {
         shows,
     };
     vec![
+        plain("tools that answer at once", "look", &["tool_call.succeeded"]),
         plain("tools side by side", "tools", &["tool_call.succeeded"]),
         Story {
             tasks: vec![json!({ "input": "client", "tools": [{ "name": CLIENT }] })],

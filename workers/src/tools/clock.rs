@@ -37,6 +37,10 @@ impl Tool for Clock {
         true
     }
 
+    fn immediate(&self) -> bool {
+        true
+    }
+
     async fn call(&self, arguments: &Value, context: &ToolContext) -> Result<String, String> {
         let now = context.now;
         let utc = format!(

@@ -27,6 +27,10 @@ impl Tool for Echo {
         true
     }
 
+    fn immediate(&self) -> bool {
+        true
+    }
+
     async fn call(&self, arguments: &Value, _context: &ToolContext) -> Result<String, String> {
         required(arguments, "q").map(Into::into)
     }

@@ -35,6 +35,12 @@ pub trait Tool: Send + Sync {
     /// Whether running it twice does no harm. If not, a call a crash cut off is never repeated unasked.
     fn retry_safe(&self) -> bool;
 
+    /// Whether it answers without waiting for anything, and has no effect. Its answer is then recorded together with the
+    /// reply that asked for it: one append less, and a crash in between has nothing to lose but the reply.
+    fn immediate(&self) -> bool {
+        false
+    }
+
     /// Runs it. `arguments` is a JSON object, not yet checked against the schema.
     async fn call(&self, arguments: &Value, context: &ToolContext) -> Result<String, String>;
 }
@@ -89,6 +95,11 @@ impl Toolbox {
             .iter()
             .map(|(name, tool)| (name.clone(), tool.retry_safe()))
             .collect()
+    }
+
+    /// Whether all of these answer without waiting.
+    pub fn all_immediate<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> bool {
+        (names.into_iter()).all(|name| self.get(name).is_some_and(|tool| tool.retry_safe() && tool.immediate()))
     }
 
     /// Runs the tool, for at most so many seconds.

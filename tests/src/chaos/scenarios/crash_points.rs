@@ -27,6 +27,9 @@ const CLIENTS: usize = 16;
 const REACHED_WITHIN: Duration = Duration::from_secs(40);
 const RIDE_MAX: Duration = Duration::from_secs(120);
 
+/// A tool that is recorded as called before it runs, and its result on its own: the guard refuses the address.
+const WAITED_FOR: &str = r#"[[tool:http_get {"url":"http://127.0.0.1:1/"}]]"#;
+
 /// Who comes by a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
@@ -105,7 +108,7 @@ fn model() -> Settings {
 async fn play(case: &mut Case) {
     let mut stack = Layout::distributed()
         .model(model())
-        .agent("assistant", AGENT)
+        .agent("assistant", &AGENT.replace(r#""clock""#, r#""http_get", "clock""#))
         .env("STEADFAST_LEASE_MS", "1500")
         .private_servers()
         .crash_points()
@@ -124,10 +127,7 @@ async fn alone(case: &mut Case, stack: &mut Stack) -> Vec<Ride> {
     for (point, who, cost) in POINTS {
         let Some(cost) = cost else { continue };
         arm(role(stack, *who), point, 1).await;
-        let text = format!(
-            r#"{} alone at {point} [[tool:calculator {{"expression":"6*7"}}]]"#,
-            fresh_prefix()
-        );
+        let text = format!("{} alone at {point} {WAITED_FOR}", fresh_prefix());
         let ride = tokio::spawn(rider(stack, &text, json!({})).ride(RIDE_MAX));
         died(case, role(stack, *who), point).await;
         let ride = ride.await.expect("a rider does not panic");
@@ -202,6 +202,9 @@ async fn company(stack: &Stack, point: &str) -> Vec<JoinHandle<Ride>> {
                 .map(|n| rider(stack, &format!("{n} {text}"), json!({})))
                 .collect()
         }
+        "result.before" | "result.after" => (0..8)
+            .map(|n| rider(stack, &format!("{tag} {n} {WAITED_FOR}"), json!({})))
+            .collect(),
         "next.after" => {
             let session = sessions(&stack.api(), 1).await.swap_remove(0);
             let one = |n| rider(stack, &format!("{tag} turn {n}"), json!({"session_id": session}));

@@ -88,6 +88,10 @@ impl Tool for Calculator {
         true
     }
 
+    fn immediate(&self) -> bool {
+        true
+    }
+
     async fn call(&self, arguments: &Value, _context: &ToolContext) -> Result<String, String> {
         compute(required(arguments, "expression")?)
     }
