@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::{Connection, PgConnection};
 use steadfast_tests::{
     Settings, fresh_prefix,
-    system::{Drops, Layout, Ride, Rider, Settled, Stack, sessions, settle, task},
+    system::{Drops, Layout, Ride, Rider, Role, Settled, Stack, sessions, settle, task},
 };
 use tokio::sync::watch;
 
@@ -42,13 +43,13 @@ async fn until_arrived(arrived: &mut Arrived, share: usize) {
         .expect("the riders live");
 }
 
-/// The siege of one system: `strike` is told how many clients have arrived and does its damage, `struck` tells from
-/// what came of it that it hit somebody.
-async fn siege(
+/// The siege of one system: `strike` is told how many clients have arrived, does its damage and answers what it saw of
+/// it; `struck` tells from that, and from what came of it, that it hit somebody.
+async fn siege<Seen>(
     name: &str,
     mut stack: Stack,
-    strike: impl AsyncFnOnce(&mut Stack, &mut Arrived),
-    struck: impl FnOnce(&Settled) -> bool,
+    strike: impl AsyncFnOnce(&mut Stack, &mut Arrived) -> Seen,
+    struck: impl AsyncFnOnce(&Stack, &Settled, Seen) -> bool,
 ) {
     let begun = Instant::now();
     let gateways = Arc::new(stack.apis());
@@ -76,7 +77,7 @@ async fn siege(
         .collect();
     until_arrived(&mut arrived, 25).await;
     let strikes_at = Instant::now();
-    strike(&mut stack, &mut arrived).await;
+    let seen = strike(&mut stack, &mut arrived).await;
     let mut rides: Vec<Ride> = vec![];
     for rider in riders {
         rides.push(rider.await.expect("a rider"));
@@ -90,8 +91,27 @@ async fn siege(
     );
     assert!(settled.violations.is_empty(), "{name}: {:#?}", settled.violations);
     assert!(settled.failed.is_empty(), "{name}: {:#?}", settled.failed);
-    assert!(struck(&settled), "{name}: the kill hit nobody: {settled}");
+    let hit = struck(&stack, &settled, seen).await;
+    assert!(hit, "{name}: the kill hit nobody: {settled}");
     assert!(took < RIDE_MAX, "{name}: the last run ended {took:?} after the kill");
+}
+
+/// A metric, summed over processes that were not killed.
+async fn counted(roles: &[Role], metric: &str) -> f64 {
+    let mut sum = 0.0;
+    for role in roles {
+        sum += role.metric(metric, "").await.unwrap_or_default();
+    }
+    sum
+}
+
+/// Runs the list of runs is behind with.
+async fn behind(stack: &Stack) -> i64 {
+    let url = stack.postgres.as_ref().expect("a Postgres of its own").url("postgres");
+    let mut connection = PgConnection::connect(&url).await.expect("a connection");
+    let sql = "select count(*) from runs left join run_list using (run_id) where run_list.version is distinct from runs.version";
+    let behind = sqlx::query_scalar(sql).fetch_one(&mut connection).await;
+    behind.expect("a number")
 }
 
 async fn distributed() -> Stack {
@@ -110,7 +130,7 @@ async fn a_killed_gateway_loses_nothing() {
             stack.gateways[0].kill9();
             stack.gateways[0].restart().await;
         },
-        |settled| settled.reconnects > 0,
+        async |_, settled, ()| settled.reconnects > 0,
     )
     .await;
 }
@@ -127,7 +147,7 @@ async fn a_killed_worker_loses_nothing() {
             // Then the other one: the one that came back takes over.
             stack.workers[1].kill9();
         },
-        |settled| settled.orphaned > 0,
+        async |_, settled, ()| settled.orphaned > 0,
     )
     .await;
 }
@@ -140,11 +160,13 @@ async fn a_killed_projector_loses_nothing() {
         async |stack, arrived| {
             stack.projectors[0].kill9();
             until_arrived(arrived, 60).await;
+            let behind = behind(stack).await;
             stack.projectors[0].restart().await;
             stack.projectors[0].kill9();
             stack.projectors[0].restart().await;
+            behind
         },
-        |_| true,
+        async |_, _, behind| behind > 0,
     )
     .await;
 }
@@ -159,7 +181,8 @@ async fn a_killed_nats_server_whose_files_are_wiped_loses_nothing() {
             nats.wipe();
             nats.restart().await.expect("NATS is back");
         },
-        |_| true,
+        // The new queue did not have the commands of those that waited for a worker.
+        async |stack, _, ()| counted(&stack.workers, "steadfast_redriven_total").await > 0.0,
     )
     .await;
 }
@@ -174,7 +197,10 @@ async fn a_killed_postgres_loses_nothing() {
             postgres.kill9();
             postgres.restart().await.expect("Postgres is back");
         },
-        |_| true,
+        async |stack, _, ()| {
+            let appends = "steadfast_append_errors_total";
+            counted(&stack.workers, appends).await + counted(&stack.gateways, appends).await > 0.0
+        },
     )
     .await;
 }
@@ -189,7 +215,7 @@ async fn a_killed_dev_goes_on_from_its_data_directory() {
             until_arrived(arrived, 60).await;
             stack.gateways[0].restart().await;
         },
-        |settled| settled.reconnects > 0,
+        async |_, settled, ()| settled.reconnects > 0,
     )
     .await;
 }

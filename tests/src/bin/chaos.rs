@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use steadfast_tests::{
     chaos::{SCENARIOS, Scenario, Suite},
-    system::Chance,
+    system::{Chance, with_crash_points},
 };
 
 const ABOUT: &str = "Plays scenarios of faults against real processes under load, and judges what came of it.
@@ -24,7 +24,9 @@ const MORE: &str = "The table:
                             the log holds as orphaned, each with its cost
   extra deliveries          commands delivered beyond those that led to a claim
   takeovers, p99 / max ms   from the kill of the worker that held a run to the next claim of it
-  checked                   invariants by number, as docs/reliability names them, and checks of the scenario's own
+  checked                   invariants by number, as docs/reliability names them, that were looked at in every round, and
+                            checks of the scenario's own
+  verdict                   ok, FAILED, or not played: it needs something that is not there, and a note says what
 
 Exit codes: 0 every promise was kept; 1 one was not, or a scenario did not come to its end; 2 wrong arguments.
 Logs and data of a scenario that failed are kept, and the table says where.
@@ -34,6 +36,9 @@ Examples:
   chaos --minutes 30 --report out.md    the long form: full numbers of faults, again and again for half an hour
   chaos --scenario worker-kill          one scenario
   chaos --scenario worker-kill --seed 7 the same victims and pauses again (the rest of the world stays real)";
+
+/// Needs another build of the program.
+const CRASH_POINTS: &str = "crash-points";
 
 #[derive(Parser)]
 #[command(about = "The fault suite on real processes", long_about = ABOUT, after_long_help = MORE)]
@@ -75,6 +80,11 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Before anything is timed, and before the programs that wait for it.
+    if scenarios.iter().any(|scenario| scenario.name == CRASH_POINTS) {
+        println!("building `steadfast` with its crash points");
+        with_crash_points();
+    }
     // A scenario that breaks off says why in the report; where in the code is of no use to whoever reads it.
     std::panic::set_hook(Box::new(|_| {}));
     let seed = args.seed.unwrap_or_else(|| Chance::seed("chaos"));

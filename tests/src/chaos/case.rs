@@ -1,6 +1,9 @@
 //! One scenario under way: what it has done, and what came of it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use crate::system::{Chance, Kill, Ride, Role, SETTLE_MAX, Settled, Stack, now, settle};
 
@@ -8,6 +11,8 @@ use super::Load;
 
 /// What a scenario works with. Its words, in the order a scenario uses them: [`Case::load`], faults ([`Case::kill`],
 /// [`Case::fault`]) with [`Case::pause`] in between, [`Case::finish`], and [`Case::require`] for what is special to it.
+///
+/// It says of itself what was checked: whoever compares something adds the names of the invariants to it.
 pub struct Case {
     pub name: &'static str,
     /// The long form: as many faults as the promise names, not as many as fit into minutes.
@@ -27,7 +32,15 @@ pub struct Case {
     /// Promises of this scenario's own that were held against what happened.
     pub(super) required: u64,
     pub(super) notes: Vec<String>,
+    /// Invariants that were looked at.
+    pub(super) checked: BTreeSet<u8>,
+    pub(super) played: bool,
 }
+
+/// What `steadfast check` looks at in the log and the read models.
+const BY_THE_LOG: [u8; 9] = [1, 4, 5, 6, 7, 8, 9, 11, 14];
+/// What the clients' own notes and transcripts show.
+const BY_THE_CLIENTS: [u8; 3] = [2, 3, 10];
 
 impl Case {
     pub(super) fn new(name: &'static str, long: bool, strict: bool, seed: u64) -> Self {
@@ -46,6 +59,8 @@ impl Case {
             violations: vec![],
             required: 0,
             notes: vec![],
+            checked: BTreeSet::new(),
+            played: true,
         }
     }
 
@@ -68,10 +83,6 @@ impl Case {
 
     pub fn takeovers(&self) -> usize {
         self.settled.takeovers_ms.len()
-    }
-
-    pub fn extra_deliveries(&self) -> Option<f64> {
-        self.extra_deliveries
     }
 
     pub fn faults(&self) -> u64 {
@@ -131,6 +142,20 @@ impl Case {
         }
     }
 
+    /// There is something this scenario needs and does not have: the table says so, and nothing else about it.
+    pub fn not_played(&mut self, why: &str) {
+        self.played = false;
+        self.note(format!("not played: {why}"));
+    }
+
+    pub(super) fn verdict(&self) -> &'static str {
+        match (self.violations.is_empty(), self.played) {
+            (false, _) => "FAILED",
+            (true, false) => "not played",
+            (true, true) => "ok",
+        }
+    }
+
     /// Something worth a line under the table.
     pub fn note(&mut self, note: impl Into<String>) {
         let note = note.into();
@@ -148,19 +173,26 @@ impl Case {
 
     /// The faults are over: every run ends, and everything is held against everything.
     pub async fn finish(&mut self, stack: &mut Stack, load: Load) {
+        let rides = self.all_end(load.finish()).await;
+        self.settle(stack, &rides, 0).await;
+    }
+
+    /// The faults are over: whatever is waited for here, it takes no longer than runs may take to end.
+    pub async fn all_end<T>(&mut self, ends: impl Future<Output = T>) -> T {
         let begun = Instant::now();
-        let rides = load.finish().await;
+        let ended = ends.await;
         let took = begun.elapsed();
-        self.refusals = rides.iter().map(|ride| ride.refusals).sum();
         self.require(
             took <= SETTLE_MAX,
             format!("I4: the last run ended {took:?} after the last fault"),
         );
-        self.settle(stack, &rides, 0).await;
+        ended
     }
 
     /// As [`Case::finish`], for a scenario with clients of its own. `others`: runs in the log that no ride is about.
     pub async fn settle(&mut self, stack: &mut Stack, rides: &[Ride], others: usize) {
+        self.refusals = rides.iter().map(|ride| ride.refusals).sum();
+        self.checked.extend(BY_THE_CLIENTS.iter().chain(&BY_THE_LOG));
         let mut settled = settle(stack, rides, others, &self.kills).await;
         self.violations.append(&mut settled.violations);
         self.settled = settled;
@@ -179,8 +211,16 @@ impl Case {
         }
     }
 
+    /// The operator's own check of the whole database, for a scenario whose clients keep no transcripts.
+    pub async fn check_log(&mut self, stack: &Stack) {
+        self.checked.extend(BY_THE_LOG);
+        let report = stack.check().await;
+        self.require(report["ok"] == true, format!("check: {report}"));
+    }
+
     /// Which deliveries of commands led to nothing, by the workers' own counts: for scenarios that spare the workers.
-    pub async fn count_deliveries(&mut self, stack: &Stack) {
+    /// None: nothing was counted.
+    pub async fn count_deliveries(&mut self, stack: &Stack) -> Option<f64> {
         let (mut claimed, mut extra) = (0.0, 0.0);
         for worker in &stack.workers {
             let count = async |outcome| {
@@ -193,9 +233,8 @@ impl Case {
             claimed += count("claimed").await;
             extra += count("in_vain").await + count("in_hand").await;
         }
-        if claimed > 0.0 {
-            self.extra_deliveries = Some(100.0 * extra / claimed);
-        }
+        self.extra_deliveries = (claimed > 0.0).then(|| 100.0 * extra / claimed);
+        self.extra_deliveries
     }
 
     /// Calls were repeated only where a killed worker had one in flight, and each is in the log.
@@ -219,8 +258,9 @@ impl Case {
 
     pub fn require_takeovers_within(&mut self, limit: Duration) {
         let p99 = self.settled.takeover_ms(0.99);
+        self.require(p99.is_some(), "no run was taken over: the scenario shows nothing");
         self.require_in_time(
-            p99.is_none_or(|p99| u128::from(p99) <= limit.as_millis()),
+            p99.is_some_and(|p99| u128::from(p99) <= limit.as_millis()),
             format!("takeover: p99 {p99:?} ms, promised within {limit:?}"),
         );
     }

@@ -1,13 +1,14 @@
 //! One table about all scenarios.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    time::Duration,
+};
 
 use crate::system::Settled;
 
 use super::Case;
-
-/// What every scenario is judged by: `steadfast check` over the database, the clients' transcripts, the model's counts.
-const CHECKED: &str = "I1–I11, I14";
 
 /// Of each scenario.
 const VIOLATIONS_SHOWN: usize = 20;
@@ -15,6 +16,7 @@ const VIOLATIONS_SHOWN: usize = 20;
 pub struct Report {
     seed: u64,
     time: Option<Duration>,
+    strict: bool,
     took: Duration,
     rows: Vec<Row>,
 }
@@ -30,13 +32,17 @@ struct Row {
     required: u64,
     violations: Vec<String>,
     notes: Vec<String>,
+    /// In every round.
+    checked: BTreeSet<u8>,
+    verdicts: BTreeSet<&'static str>,
 }
 
 impl Report {
-    pub(super) fn new(seed: u64, time: Option<Duration>) -> Self {
+    pub(super) fn new(seed: u64, time: Option<Duration>, strict: bool) -> Self {
         Self {
             seed,
             time,
+            strict,
             took: Duration::ZERO,
             rows: vec![],
         }
@@ -90,8 +96,9 @@ impl Report {
             Some(time) => format!("long form, {} minutes asked for", time.as_secs() / 60),
             None => "short form".into(),
         };
+        let strict = if self.strict { ", promised times too" } else { "" };
         let mut text = format!(
-            "Chaos, {form}, {:.0} s, seed {}.\n\n",
+            "Chaos, {form}{strict}, {:.0} s, seed {}.\n\n",
             self.took.as_secs_f64(),
             self.seed
         );
@@ -128,8 +135,33 @@ fn counted(lines: &[String]) -> Vec<(&str, String)> {
     times.into_iter().map(|(line, times)| (line, said(times))).collect()
 }
 
+/// `I1–I4, I14`
+fn ranges(numbers: &BTreeSet<u8>) -> String {
+    let mut ranges: Vec<(u8, u8)> = vec![];
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    let said = ranges.iter().map(|(first, last)| match last - first {
+        0 => format!("I{first}"),
+        _ => format!("I{first}–I{last}"),
+    });
+    let said: Vec<String> = said.collect();
+    if said.is_empty() {
+        return "none by number".into();
+    }
+    said.join(", ")
+}
+
 impl Row {
     fn add(&mut self, mut case: Case) {
+        self.verdicts.insert(case.verdict());
+        self.checked = match self.rounds {
+            0 => case.checked,
+            _ => self.checked.intersection(&case.checked).copied().collect(),
+        };
         self.rounds += 1;
         self.faults += case.faults;
         self.required += case.required;
@@ -178,8 +210,43 @@ impl Row {
                 .map_or_else(unknown, |share| format!("{share:.1} %")),
             takeovers_ms.len().to_string(),
             format!("{} / {}", takeover(0.99), takeover(1.0)),
-            format!("{CHECKED}, {} more", self.required),
-            if self.violations.is_empty() { "ok" } else { "FAILED" }.into(),
+            format!("{}, {} more", ranges(&self.checked), self.required),
+            self.verdicts.iter().copied().collect::<Vec<_>>().join(", "),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn played(change: impl Fn(&mut Case)) -> Report {
+        let mut report = Report::new(1, None, false);
+        let mut case = Case::new("a-scenario", false, false, 1);
+        change(&mut case);
+        report.add(case, Duration::ZERO);
+        report
+    }
+
+    #[test]
+    fn a_row_names_the_invariants_that_were_looked_at_and_no_other() {
+        assert_eq!(ranges(&BTreeSet::from([1, 2, 3, 5, 14])), "I1–I3, I5, I14");
+        let text = played(|case| case.checked.extend([2, 4])).markdown();
+        assert!(text.contains("| I2, I4, 0 more "), "{text}");
+    }
+
+    #[test]
+    fn a_scenario_that_was_not_played_is_not_ok_by_its_row() {
+        let text = played(|case| case.not_played("no disk")).markdown();
+        assert!(text.contains("| not played |") && !text.contains("| ok "), "{text}");
+    }
+
+    #[test]
+    fn one_round_that_failed_is_in_the_verdict() {
+        let mut report = played(|_| {});
+        let mut case = Case::new("a-scenario", false, false, 2);
+        case.require(false, "something");
+        report.add(case, Duration::ZERO);
+        assert!(!report.ok() && report.markdown().contains("| FAILED, ok |"));
     }
 }

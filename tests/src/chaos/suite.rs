@@ -33,7 +33,7 @@ pub struct Suite {
 impl Suite {
     pub async fn play(&self) -> Report {
         let begun = Instant::now();
-        let mut report = Report::new(self.seed, self.time);
+        let mut report = Report::new(self.seed, self.time, self.strict);
         for round in 0.. {
             for (at, scenario) in self.scenarios.iter().enumerate() {
                 let over = self.time.is_some_and(|time| begun.elapsed() >= time);
@@ -69,10 +69,10 @@ impl Suite {
         for violation in case.violations.iter().take(20) {
             println!("  VIOLATED {violation}");
         }
-        let verdict = if case.violations.is_empty() { "ok" } else { "FAILED" };
         println!(
-            "{}: {verdict} after {:.0} s: {} faults, {}",
+            "{}: {} after {:.0} s: {} faults, {}",
             scenario.name,
+            case.verdict(),
             begun.elapsed().as_secs_f64(),
             case.faults,
             case.settled

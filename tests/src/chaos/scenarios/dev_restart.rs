@@ -46,7 +46,7 @@ async fn play(case: &mut Case) {
         case.progress(&load);
     }
     case.pause(1_000, 1_000).await;
-    let rides = load.finish().await;
+    let rides = case.all_end(load.finish()).await;
     let mut ends: Vec<DateTime<Utc>> = (rides.iter())
         .filter_map(|ride| ride.transcript.0.last()?.value()["time"].as_str()?.parse().ok())
         .collect();

@@ -36,14 +36,14 @@ const TASK_CHARS: usize = 20_000;
 
 async fn play(case: &mut Case) {
     let Some(disk) = SmallDisk::mount() else {
-        case.note("not played: only root may mount a small file system to fill");
+        case.not_played("only root may mount a small file system to fill");
         return;
     };
     let mut stack = roles().start().await;
     move_tables(&stack, &disk).await.expect("the tables are moved");
     let load = case.load(&stack, CLIENTS, None).await;
     let mut posted = 0;
-    for _ in 0..case.pick(2, 10) {
+    for _ in 0..case.pick(2, 6) {
         disk.fill().expect("a disk that can be filled");
         case.fault();
         let (refused, accepted) = until_refused(&stack).await;
@@ -58,11 +58,15 @@ async fn play(case: &mut Case) {
         load.until_ended(CLIENTS).await;
         case.progress(&load);
     }
-    let rides = load.finish().await;
     let api = stack.api();
-    for run in api.listed_runs().await {
-        api.ended(&run).await;
-    }
+    let ending = async {
+        let rides = load.finish().await;
+        for run in api.listed_runs().await {
+            api.ended(&run).await;
+        }
+        rides
+    };
+    let rides = case.all_end(ending).await;
     case.settle(&mut stack, &rides, posted).await;
 }
 

@@ -48,7 +48,7 @@ async fn play(case: &mut Case) {
         .expect("a trigger");
     let control = Control::start(&stack).await;
     let load = case.load(&stack, CLIENTS, None).await;
-    let stumbling = Duration::from_secs(case.pick(15, 120));
+    let stumbling = Duration::from_secs(case.pick(10, 60));
     let end = Instant::now() + stumbling;
     while Instant::now() < end {
         case.pause(500, 1_000).await;
@@ -65,7 +65,7 @@ async fn play(case: &mut Case) {
     let mut open = elsewhere.begin().await.expect("a transaction");
     open.execute("select pg_current_xact_id()").await.expect("its number");
     case.fault();
-    let (hold, ended_before) = (Duration::from_secs(case.pick(12, 30)), load.ended());
+    let (hold, ended_before) = (Duration::from_secs(case.pick(8, 30)), load.ended());
     let held = Instant::now();
     while held.elapsed() < hold {
         case.pause(500, 1_000).await;

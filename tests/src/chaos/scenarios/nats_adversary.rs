@@ -15,7 +15,7 @@ use crate::{
 
 pub const SCENARIO: Scenario = Scenario {
     name: "nats-adversary",
-    about: "consumer or stream deleted, emptied, full, commands doubled, connections slow and reset (T4)",
+    about: "consumer or stream deleted, emptied, full, commands doubled, stale and out of order, connections slow and reset (T4)",
     long_only: false,
     play: |case| play(case).boxed_local(),
 };
@@ -23,7 +23,7 @@ pub const SCENARIO: Scenario = Scenario {
 const CLIENTS: usize = 30;
 const EDGES: [Edge; 2] = [Edge::GatewayNats, Edge::WorkerNats];
 /// Commands said again.
-const DOUBLED: u64 = 50;
+const DOUBLED: usize = 50;
 
 #[derive(Debug, Clone, Copy)]
 enum Blow {
@@ -52,10 +52,10 @@ async fn play(case: &mut Case) {
     let client = async_nats::connect(nats).await.expect("NATS is up");
     let context = jetstream::new(client);
     let load = case.load(&stack, CLIENTS, None).await;
-    for _ in 0..case.pick(2, 10) {
+    for _ in 0..case.pick(1, 5) {
         for blow in BLOWS {
             let before = load.ended();
-            let struck = strike(&stack, &context, blow).await;
+            let struck = strike(case, &stack, &context, blow).await;
             case.fault();
             case.require(struck.is_ok(), format!("{blow:?} could not be done: {struck:?}"));
             // Whatever was done, runs go on to end.
@@ -79,7 +79,7 @@ async fn stream(context: &Context) -> Result<Stream> {
     Err("nobody has made the stream again".into())
 }
 
-async fn strike(stack: &Stack, context: &Context, blow: Blow) -> Result<()> {
+async fn strike(case: &mut Case, stack: &Stack, context: &Context, blow: Blow) -> Result<()> {
     let mut stream = stream(context).await?;
     match blow {
         Blow::ConsumerDeleted => {
@@ -105,19 +105,28 @@ async fn strike(stack: &Stack, context: &Context, blow: Blow) -> Result<()> {
             context.update_stream(whole).await?;
         }
         Blow::Doubled => {
-            let mut said = 0;
-            while said < DOUBLED {
+            let mut said = vec![];
+            while said.len() < DOUBLED {
                 let state = stream.info().await?.state.clone();
                 for sequence in state.first_sequence..=state.last_sequence {
                     let Ok(message) = stream.get_raw_message(sequence).await else {
                         continue;
                     };
-                    context.publish(message.subject, message.payload).await?.await?;
-                    said += 1;
+                    said.push((message.subject, message.payload));
+                    if let Some((subject, payload)) = said.last().cloned() {
+                        context.publish(subject, payload).await?.await?;
+                    }
                 }
                 if state.messages == 0 {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
+            }
+            // And once more, in another order, over as long as it takes until most of them are stale.
+            let spread = case.pick(3_000, 10_000) / said.len() as u64;
+            while !said.is_empty() {
+                let (subject, payload) = said.swap_remove(case.chance.below(said.len() as u64) as usize);
+                context.publish(subject, payload).await?.await?;
+                tokio::time::sleep(Duration::from_millis(spread)).await;
             }
         }
         Blow::Late => break_for(stack, Fault::Late(Duration::from_millis(700)), 4).await,

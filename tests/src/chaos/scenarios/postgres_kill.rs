@@ -20,14 +20,14 @@ async fn play(case: &mut Case) {
     let mut stack = roles().start().await;
     let load = case.load(&stack, CLIENTS, None).await;
     let (kills, frozen) = (case.pick(6, 50), Duration::from_secs(case.pick(4, 15)));
-    while case.faults() < kills {
+    for kill in 1..=kills {
         case.pause(1_500, 4_000).await;
         let postgres = stack.postgres.as_mut().expect("a Postgres of its own");
         postgres.kill9();
         case.fault();
         case.pause(0, 1_500).await;
         postgres.restart().await.expect("Postgres is back");
-        if case.faults() == kills / 2 {
+        if kill == kills / 2 {
             case.pause(1_500, 4_000).await;
             postgres.sigstop();
             tokio::time::sleep(frozen).await;

@@ -41,7 +41,7 @@ async fn play(case: &mut Case) {
         case.progress(&load);
     }
     all_ready(&mut stack).await;
-    let (load, slow) = tokio::join!(load.finish(), slow.finish());
+    let (load, slow) = case.all_end(async { tokio::join!(load.finish(), slow.finish()) }).await;
     let drops: u64 = load.iter().map(|ride| ride.reconnects).sum();
     let inside: u64 = load.iter().map(|ride| ride.inside_steps).sum();
     case.note(format!(

@@ -24,7 +24,7 @@ const APPENDS: [&str; 4] = ["run.requested", "model.replied", "tool_call.succeed
 async fn play(case: &mut Case) {
     let mut stack = roles().network().start().await;
     let load = case.load(&stack, CLIENTS, None).await;
-    let enough = case.pick(200, 1_000);
+    let enough = case.pick(150, 500);
     let mut cut = 0;
     while cut < enough {
         for edge in EDGES {
