@@ -40,8 +40,8 @@ simulate: ## play SEEDS=2000 seeds in a simulated world with every fault, or tel
 
 chaos: ## play every fault scenario on real processes, or MINUTES=30 of them again and again, or SCENARIO=worker-kill
 	@tests/services.sh start
-	cargo build -q -p steadfast-cli -p steadfast-tests --bins
-	@eval "$$(tests/services.sh env)" && target/debug/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SCENARIO),--scenario $(SCENARIO)) \
+	cargo build -q $(if $(RELEASE),--release) -p steadfast-cli -p steadfast-tests --bins
+	@eval "$$(tests/services.sh env)" && target/$(if $(RELEASE),release,debug)/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SCENARIO),--scenario $(SCENARIO)) \
 	  $(if $(REPORT),--report $(REPORT)) $(if $(SEED),--seed $(SEED)) $(if $(STRICT),--strict)
 
 bench: ## measure a release build on Postgres and NATS with a scripted model

@@ -26,8 +26,6 @@ const CLIENTS: usize = 16;
 /// A point that was not come by until then never will be.
 const REACHED_WITHIN: Duration = Duration::from_secs(40);
 const RIDE_MAX: Duration = Duration::from_secs(120);
-/// Under load, of all points.
-const TURNS: usize = 2;
 
 /// A tool that is recorded as called before it runs, and its result on its own: the guard refuses the address.
 const WAITED_FOR: &str = r#"[[tool:http_get {"url":"http://127.0.0.1:1/"}]]"#;
@@ -150,23 +148,21 @@ async fn under_load(case: &mut Case, stack: &mut Stack) -> Vec<Ride> {
     all_ready(stack).await;
     let load = case.load(stack, CLIENTS, None).await;
     let mut special = vec![];
-    for _ in 0..TURNS {
-        for (point, who, _) in POINTS {
-            // Not always the first time.
-            let rare = ["blob", "answer", "snapshot", "next"]
-                .iter()
-                .any(|rare| point.starts_with(rare));
-            let passage = if rare { 1 } else { 1 + case.chance.below(4) };
-            arm(role(stack, *who), point, passage).await;
-            special.extend(company(stack, point).await);
-            if point.starts_with("redrive") {
-                // What its neighbour held is overdue as soon as the lease has ended.
-                case.kill(&mut stack.workers[1]);
-                stack.workers[1].launch();
-            }
-            died(case, role(stack, *who), point).await;
-            case.progress(&load);
+    for (point, who, _) in POINTS {
+        // Not always the first time.
+        let rare = ["blob", "answer", "snapshot", "next"]
+            .iter()
+            .any(|rare| point.starts_with(rare));
+        let passage = if rare { 1 } else { 1 + case.chance.below(4) };
+        arm(role(stack, *who), point, passage).await;
+        special.extend(company(stack, point).await);
+        if point.starts_with("redrive") {
+            // What its neighbour held is overdue as soon as the lease has ended.
+            case.kill(&mut stack.workers[1]);
+            stack.workers[1].launch();
         }
+        died(case, role(stack, *who), point).await;
+        case.progress(&load);
     }
     all_ready(stack).await;
     let ending = async {

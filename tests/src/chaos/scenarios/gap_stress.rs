@@ -48,7 +48,7 @@ async fn play(case: &mut Case) {
         .expect("a trigger");
     let control = Control::start(&stack).await;
     let load = case.load(&stack, CLIENTS, None).await;
-    let stumbling = Duration::from_secs(case.pick(10, 60));
+    let stumbling = Duration::from_secs(case.pick(10, 45));
     let end = Instant::now() + stumbling;
     while Instant::now() < end {
         case.pause(500, 1_000).await;

@@ -52,7 +52,7 @@ async fn play(case: &mut Case) {
     let client = async_nats::connect(nats).await.expect("NATS is up");
     let context = jetstream::new(client);
     let load = case.load(&stack, CLIENTS, None).await;
-    for _ in 0..case.pick(1, 5) {
+    for _ in 0..case.pick(1, 3) {
         for blow in BLOWS {
             let before = load.ended();
             let struck = strike(case, &stack, &context, blow).await;

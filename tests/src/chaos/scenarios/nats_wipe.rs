@@ -36,8 +36,11 @@ async fn play(case: &mut Case) {
     }
     case.finish(&mut stack, load).await;
     let (refused, extra) = (case.refusals, case.count_deliveries(&stack).await);
+    let said = |share: Option<f64>| share.map_or("no deliveries counted".into(), |share| format!("{share:.1} %"));
     case.note(format!(
-        "{before:?} % of deliveries were for nothing before the first wipe"
+        "deliveries for nothing before the first wipe: {}, in all: {}",
+        said(before),
+        said(extra)
     ));
     case.require(
         refused == 0,
@@ -45,7 +48,10 @@ async fn play(case: &mut Case) {
     );
     case.require(
         extra.is_some_and(|extra| extra <= EXTRA_MAX),
-        format!("{extra:?} % of deliveries were for nothing, at most {EXTRA_MAX} % were promised"),
+        format!(
+            "deliveries for nothing: {}; at most {EXTRA_MAX} % were promised",
+            said(extra)
+        ),
     );
     case.require_every_orphan_excused();
 }

@@ -22,7 +22,7 @@ pub const SCENARIO: Scenario = Scenario {
 const CLIENTS: usize = 30;
 /// Longer than a lease: what is cut off is taken over, and comes back to find out.
 const BROKEN_SHORT_MS: u64 = 2_500;
-const BROKEN_LONG_MS: u64 = 4_000;
+const BROKEN_LONG_MS: u64 = 3_500;
 /// Somebody comes by every edge.
 const MET_WITHIN: Duration = Duration::from_secs(15);
 /// Of each edge, in the short form: which, the seed says.

@@ -21,7 +21,7 @@ async fn play(case: &mut Case) {
     let load = case.load(&stack, CLIENTS, None).await;
     let (kills, frozen) = (case.pick(6, 50), Duration::from_secs(case.pick(4, 15)));
     for kill in 1..=kills {
-        case.pause(1_500, 4_000).await;
+        case.pause(1_000, 3_000).await;
         let postgres = stack.postgres.as_mut().expect("a Postgres of its own");
         postgres.kill9();
         case.fault();

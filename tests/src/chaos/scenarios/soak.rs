@@ -39,7 +39,7 @@ const TABLES: &str = "
     from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace";
 const DEAD: &str = "
     select relname::text, n_dead_tup, n_live_tup from pg_stat_user_tables
-    order by n_dead_tup::float8 / (n_live_tup + 1) desc, n_dead_tup desc";
+    order by n_dead_tup desc";
 
 async fn play(case: &mut Case) {
     let mut stack = roles().workers(WORKERS).start().await;

@@ -32,7 +32,7 @@ async fn play(case: &mut Case) {
     let sessions = sessions(&stack.api(), 4).await;
     let slow = Load::on(Arc::new(slow), sessions, case.pick(8, 40), None);
     let load = case.load(&stack, case.pick(60, 400), Some(FRAMES_MAX)).await;
-    let kills = case.pick(12, 60);
+    let kills = case.pick(12, 40);
     while case.faults() < kills {
         case.pause(1_000, 2_500).await;
         let victim = case.chance.below(stack.workers.len() as u64) as usize;
