@@ -179,7 +179,7 @@ family! {
         queue_depth: IntGauge = gauge("steadfast_queue_depth", "Commands not yet acknowledged.");
         runnable: IntGauge = gauge("steadfast_runs_runnable", "Runs that wait for a worker.");
         oldest_runnable: Gauge = register(Gauge::new("steadfast_oldest_runnable_age_seconds",
-            "How long the oldest run has waited whose tenant has less than its share of the workers."));
+            "How long the oldest run has been without a worker: dispatched, left by a dead one, or in line though its tenant has less than its share."));
         held: IntGauge = gauge("steadfast_runs_held", "Runs in their tenants' lines, for want of a place at the workers.");
         lines: IntGauge = gauge("steadfast_tenants_with_held_runs", "Tenants with a line.");
         drained: Gauge = register(Gauge::new("steadfast_runs_drained_per_second", "How fast waiting runs find a place, measured."));

@@ -68,6 +68,8 @@ struct Seen {
     drained: Rate,
     /// How long the run has waited that waits longest through no fault of its tenant.
     waited: Duration,
+    /// How long the run has been without a worker that should have had one longest.
+    oldest: Duration,
 }
 
 impl DemandView {
@@ -143,12 +145,14 @@ impl Seen {
             (demand.tenant.clone(), line)
         });
         let older: u64 = demand.iter().map(|demand| demand.older).sum();
+        let waited = waited_unfairly(demand);
         Self {
             at: Some(at),
             lines: lines.collect(),
             waiting: demand.iter().map(Demand::waiting).sum(),
             drained: self.drained.after(self.waiting.saturating_sub(older), elapsed),
-            waited: waited_unfairly(demand),
+            waited,
+            oldest: demand.iter().map(|demand| demand.oldest).fold(waited, Duration::max),
         }
     }
 
@@ -161,7 +165,7 @@ impl Seen {
             .set(i64::try_from(self.waiting - held.min(self.waiting)).unwrap_or(i64::MAX));
         flow.held.set(i64::try_from(held).unwrap_or(i64::MAX));
         flow.lines.set(i64::try_from(lines).unwrap_or(i64::MAX));
-        flow.oldest_runnable.set(self.waited.as_secs_f64());
+        flow.oldest_runnable.set(self.oldest.as_secs_f64());
         flow.drained.set(self.drained.0.unwrap_or_default());
     }
 }
@@ -301,6 +305,15 @@ mod tests {
         // Nobody works at all.
         looks[0] = vec![demand("flood", 0, 9, 31)];
         assert_eq!(admitted(&seeing(&looks), "c"), Err((429, "overloaded")));
+    }
+
+    #[test]
+    fn the_oldest_run_without_a_worker_is_seen_even_if_its_tenant_has_most_of_them() {
+        let mut alone = demand("alone", 60, 0, 0);
+        alone.oldest = Duration::from_secs(90);
+        let view = seeing(&[vec![alone]]);
+        assert_eq!(view.lock().oldest, Duration::from_secs(90));
+        assert_eq!(admitted(&view, "b"), Ok(Admission::Announced));
     }
 
     #[test]

@@ -347,13 +347,20 @@ impl Backend for SimulatedBackend {
                 let waits = head.status == Status::Queued && !rows.open_before(head.session_id, head.session_seq);
                 match (row.held, &head.lease_owner) {
                     (true, _) => tenant.held += 1,
-                    (false, Some(_)) => tenant.running += 1,
+                    (false, Some(_)) => {
+                        let until = head.lease_until.unwrap_or(now);
+                        tenant.running += u64::from(until > now);
+                        tenant.oldest = tenant.oldest.max((now - until).to_std().unwrap_or_default());
+                    }
                     (false, None) if waits => tenant.runnable += 1,
                     (false, None) => continue,
                 }
                 if row.held || head.lease_owner.is_none() {
                     tenant.older += u64::from(head.run_id < than);
                     tenant.waited = tenant.waited.max((now - head.updated_at).to_std().unwrap_or_default());
+                    if !row.held {
+                        tenant.oldest = tenant.oldest.max((now - head.updated_at).to_std().unwrap_or_default());
+                    }
                 }
             }
             demand.into_values().collect()

@@ -491,7 +491,7 @@ impl Backend for Adapter {
         let sql = format!(
             // A run whose session has an earlier one open waits for that, not for a place.
             "with active as (
-                 select a.tenant_id, a.run_id, a.updated_at, a.dispatches, a.lease_owner is not null as claimed,
+                 select a.tenant_id, a.run_id, a.updated_at, a.dispatches, a.lease_until, a.lease_until > {now} as claimed,
                         a.lease_owner is null and a.status = 'queued'
                         and (a.session_seq = 1
                              or not exists (select 1 from runs o
@@ -502,29 +502,36 @@ impl Backend for Adapter {
                  select tenant_id, count(*) filter (where claimed) as running, 0 as held,
                         count(*) filter (where runnable) as runnable,
                         count(*) filter (where runnable and run_id < $1) as older,
-                        min(updated_at) filter (where runnable and dispatches < {DISPATCHES_MEASURED}) as since
+                        min(updated_at) filter (where runnable and dispatches < {DISPATCHES_MEASURED}) as since,
+                        min(case when runnable then updated_at when not claimed then lease_until end) as oldest
                  from active group by tenant_id
                  union all
                  select h.tenant_id, 0, count(*), 0, count(*) filter (where h.run_id < $1),
                         (select f.updated_at from runs f where f.held and f.tenant_id = h.tenant_id
-                         order by f.run_id limit 1)
+                         order by f.run_id limit 1), null
                  from runs h where h.held group by h.tenant_id)
              select tenant_id, cast(sum(running) as bigint) as running, cast(sum(held) as bigint) as held,
                     cast(sum(runnable) as bigint) as runnable, cast(sum(older) as bigint) as older,
-                    {ms_since} as waited_ms
+                    {since} as waited_ms, {oldest} as oldest_ms
              from counted group by tenant_id order by tenant_id",
-            ms_since = ms_since("min(since)"),
+            now = self.now(),
+            since = ms_since("min(since)"),
+            oldest = ms_since("min(oldest)"),
         );
         let rows = self.db.fetch(&sql, &[than.0.into()]).await?;
         let demand = |row: &Row| {
-            let waited_ms: Option<i64> = row.get("waited_ms")?;
+            let age = |column| -> Result<Duration, Error> {
+                let ms: Option<i64> = row.get(column)?;
+                Ok(Duration::from_millis(ms.unwrap_or(0).max(0).unsigned_abs()))
+            };
             Ok(Demand {
                 tenant: row.tenant("tenant_id")?,
                 running: row.count("running")?,
                 held: row.count("held")?,
                 runnable: row.count("runnable")?,
                 older: row.count("older")?,
-                waited: Duration::from_millis(waited_ms.unwrap_or(0).max(0).unsigned_abs()),
+                waited: age("waited_ms")?,
+                oldest: age("oldest_ms")?,
             })
         };
         rows.iter().map(demand).collect()

@@ -285,7 +285,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Demand {
     pub tenant: TenantId,
-    /// Runs a worker has claimed.
+    /// Runs a worker has claimed and holds.
     pub running: u64,
     /// Runs in the tenant's line.
     pub held: u64,
@@ -296,6 +296,9 @@ pub struct Demand {
     /// How long the first of them has waited. A run that was dispatched again and again in vain is no measure: it is
     /// not for want of a place that it waits.
     pub waited: Duration,
+    /// How long the first of those that are not in the line has been without a worker, for whatever reason: dispatched in
+    /// vain and left behind by a dead worker included.
+    pub oldest: Duration,
 }
 
 impl Demand {

@@ -171,11 +171,26 @@ pub async fn what_each_tenant_asks_of_the_workers_is_counted(bed: &Bed) {
         panic!("two tenants ask for something")
     };
     assert!((99..110).contains(&of_a.waited.as_secs()), "{of_a:?}");
-    assert!(of_b.waited.as_secs() < 10, "{of_b:?}");
+    assert!(
+        (899..910).contains(&of_a.oldest.as_secs()),
+        "in vain is a wait too: {of_a:?}"
+    );
+    assert!(of_b.waited.as_secs() < 10 && of_b.oldest.as_secs() < 10, "{of_b:?}");
     let counts = |demand: &Demand| (demand.running, demand.held, demand.runnable, demand.older);
     assert_eq!((counts(of_a), counts(of_b)), ((0, 0, 2, 2), (1, 2, 0, 0)));
     let [_, of_b] = &demand(new_run()).await[..] else {
         panic!("two tenants ask for something")
     };
     assert_eq!(of_b.older, 2);
+
+    // The worker of the one that runs is gone, and no other comes.
+    let sql = "update runs set lease_until = $2 where run_id = $1";
+    let ago = now() - chrono::TimeDelta::seconds(300);
+    let moved = store.db.execute(sql, &[running.head.run_id.0.into(), ago.into()]).await;
+    assert_eq!(moved.expect("moved"), 1);
+    let [_, of_b] = &demand(than).await[..] else {
+        panic!("two tenants ask for something")
+    };
+    assert_eq!(of_b.running, 0);
+    assert!((299..310).contains(&of_b.oldest.as_secs()), "{of_b:?}");
 }
