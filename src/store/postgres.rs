@@ -21,6 +21,9 @@ use crate::{
 /// One lane for new runs, two for the others: a batch forms while the other commits.
 pub const LANES: usize = 3;
 
+/// The appender gives up on a batch after 10 s; after this the server does too, and lets go of its locks.
+const STATEMENT_MAX: &str = "15s";
+
 pub struct Writer {
     pool: PgPool,
     connections: [Mutex<Option<PgConnection>>; LANES],
@@ -146,7 +149,10 @@ impl Writer {
         let mut slot = self.free_slot().await;
         let mut connection = match slot.take() {
             Some(connection) => connection,
-            None => PgConnection::connect_with(&self.pool.connect_options()).await?,
+            None => {
+                let options = (*self.pool.connect_options()).clone();
+                PgConnection::connect_with(&options.options([("statement_timeout", STATEMENT_MAX)])).await?
+            }
         };
         let written = write_on(&mut connection, batch).await;
         // After any error the connection's state is unknown; a new one is cheap.

@@ -62,6 +62,8 @@ impl Db {
             .application_name("steadfast")
             // The append's arrays are small: these keep the plan at index look-ups however the tables have grown.
             .options([
+                // A transaction whose process is frozen would hold back every reader of the log.
+                ("idle_in_transaction_session_timeout", "60s"),
                 ("plan_cache_mode", "force_generic_plan"),
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),

@@ -19,6 +19,8 @@ use crate::{
     secret::shown_url,
 };
 
+/// JetStream of earlier servers lost messages under conditions that were mended since.
+const NATS_ADVISED: (u64, u64) = (2, 14);
 const NATS_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -128,6 +130,11 @@ fn in_words(findings: &[Finding]) -> String {
     text
 }
 
+fn older_than(version: &str, least: (u64, u64)) -> bool {
+    let mut numbers = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < least
+}
+
 async fn queue(diagnosis: &mut Diagnosis, settings: &Settings, flag: Option<&str>) -> Result<(), Failure> {
     const PART: &str = "nats";
     let Some(found) = settings.nats(flag)? else {
@@ -149,6 +156,12 @@ async fn queue(diagnosis: &mut Diagnosis, settings: &Settings, flag: Option<&str
     let version = client.server_info().version;
     // Makes the stream if it is missing, as the first worker would: there is no other way to know that it can be made.
     match JetStreamQueue::new(client, compose::queue_options(&found)).await {
+        Ok(_) if older_than(&version, NATS_ADVISED) => diagnosis.trouble(
+            Verdict::Warn,
+            PART,
+            format!("{place}: nats-server {version} with JetStream; it works, and has faults that later ones have not"),
+            &format!("use {}.{} or later in production", NATS_ADVISED.0, NATS_ADVISED.1),
+        ),
         Ok(_) => diagnosis.ok(PART, format!("{place}: nats-server {version} with JetStream")),
         Err(error) => diagnosis.trouble(
             Verdict::Fail,

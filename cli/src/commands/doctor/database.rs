@@ -72,7 +72,8 @@ async fn examine_postgres(diagnosis: &mut Diagnosis, db: &Db, place: &str) -> Re
         .fetch(
             "select current_setting('server_version') as version,
                     current_setting('server_version_num')::bigint / 10000 as major,
-                    current_setting('fsync') as fsync, current_setting('synchronous_commit') as commits",
+                    current_setting('fsync') as fsync, current_setting('synchronous_commit') as commits,
+                    current_setting('max_prepared_transactions')::bigint as prepared",
             &[],
         )
         .await?;
@@ -94,26 +95,47 @@ async fn examine_postgres(diagnosis: &mut Diagnosis, db: &Db, place: &str) -> Re
         let found = format!("fsync is {fsync}, synchronous_commit is {commits}: a crash can take accepted runs");
         diagnosis.trouble(Verdict::Warn, PART, found, "switch both on");
     }
-    // Whoever holds a snapshot or a transaction id keeps readers of the log from what came after.
+    if row.get::<i64>("prepared")? > 0 {
+        let found = "max_prepared_transactions is not 0: one that is forgotten holds the read models back for ever";
+        diagnosis.trouble(Verdict::Warn, PART, found, "set it to 0; Steadfast prepares none");
+    }
+    held_back(diagnosis, db).await
+}
+
+/// Whoever writes in a transaction, in any database of the server, keeps readers of the log from what came after.
+async fn held_back(diagnosis: &mut Diagnosis, db: &Db) -> Result<(), Error> {
     let rows = db
         .fetch(
-            "select coalesce(max(extract(epoch from now() - xact_start)), 0)::bigint as seconds from pg_stat_activity
-             where (backend_xid is not null or backend_xmin is not null) and pid <> pg_backend_pid()
-               and datname = current_database()",
+            "with open as (
+                 select extract(epoch from now() - xact_start)::bigint as seconds, coalesce(datname, '') as database,
+                        'session ' || pid as holder, 'select pg_terminate_backend(' || pid || ')' as remedy
+                 from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
+                 union all
+                 select extract(epoch from now() - prepared)::bigint, database, 'prepared transaction ' || gid,
+                        'rollback prepared ' || quote_literal(gid)
+                 from pg_prepared_xacts)
+             select seconds, database, holder, remedy from open where seconds is not null order by seconds desc limit 1",
             &[],
         )
         .await?;
-    let seconds: i64 = first(&rows)?.get("seconds")?;
+    let Some(row) = rows.first() else {
+        diagnosis.ok("log", "no transaction holds readers back");
+        return Ok(());
+    };
+    let seconds: i64 = row.get("seconds")?;
+    let (database, holder, remedy): (String, String, String) =
+        (row.get("database")?, row.get("holder")?, row.get("remedy")?);
+    let found = format!("the oldest transaction that writes is {seconds} s old ({holder}, in database {database})");
     if seconds > TRANSACTION_SECONDS_MAX {
-        let found = format!("a transaction has been open for {seconds} s: read models stand still behind it");
+        let remedy = format!("end it, in that database: {remedy}");
         diagnosis.trouble(
             Verdict::Warn,
             "log",
-            found,
-            "find it in pg_stat_activity (oldest xact_start) and end it",
+            format!("{found}: read models stand still behind it"),
+            &remedy,
         );
     } else {
-        diagnosis.ok("log", format!("the oldest open transaction is {seconds} s old"));
+        diagnosis.ok("log", found);
     }
     Ok(())
 }
