@@ -34,7 +34,7 @@ pub async fn change(
         && let Some(earlier) = key.earlier(gateway, who).await?
     {
         tell_again(gateway, who, run_id);
-        return Ok(earlier);
+        return Ok(idempotency::again(earlier));
     }
     let mut loaded = gateway.load(who, run_id).await?;
     for _ in 0..DECISIONS_MAX {

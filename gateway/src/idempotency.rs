@@ -85,13 +85,14 @@ impl Key {
     }
 
     /// The answer given before, if there is one.
-    pub async fn earlier(&self, gateway: &Gateway, who: &Who) -> Result<Option<Response>, Problem> {
-        let Some(used) = gateway.store.reader.idempotency(&who.tenant, &self.key).await? else {
-            return Ok(None);
-        };
-        self.replay(&used.fingerprint, used.answer)
-            .map(|answer| Some(again(answer)))
+    pub async fn earlier(&self, gateway: &Gateway, who: &Who) -> Result<Option<StoredAnswer>, Problem> {
+        let used = gateway.store.reader.idempotency(&who.tenant, &self.key).await?;
+        used.map(|used| self.replay(&used.fingerprint, used.answer)).transpose()
     }
+}
+
+pub fn has_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(&KEY)
 }
 
 /// An answer given before, as a response.

@@ -40,6 +40,9 @@ impl<'a> Query<'a> {
             if pairs.iter().any(|(earlier, _)| *earlier == name) {
                 return Err(bad(&name, "is given twice; give it once"));
             }
+            if value.contains('\0') {
+                return Err(bad(&name, "holds a null character (%00); leave it out"));
+            }
             pairs.push((name, value));
         }
         Ok(Self(pairs))

@@ -32,8 +32,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections of a role that serves only operators.
 const OPS_CONNECTIONS_MAX: usize = 256;
 /// What a connection over the limit is told.
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const FULL_HEAD: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+                         connection: close\r\n";
+const FULL_BODY: &str = r#"{"type":"about:blank","title":"Service Unavailable","status":503,"code":"too_many_connections","detail":"this process has all the connections it may have (gateway.connections_max); try again, or reuse one you have","retryable":true}"#;
 
 /// Serves the API until `shutdown`, then lets requests in progress end, for a while.
 pub async fn serve(gateway: Gateway, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
@@ -90,7 +91,8 @@ pub(crate) async fn accept(
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
             metrics::http().rejected.with_label_values(&["connections"]).inc();
-            let _ = stream.try_write(FULL);
+            let length = FULL_BODY.len();
+            let _ = stream.try_write(format!("{FULL_HEAD}content-length: {length}\r\n\r\n{FULL_BODY}").as_bytes());
             continue;
         };
         // Head and first event are two small writes: without this the second waits for the first to be acknowledged.

@@ -28,13 +28,23 @@ use crate::{
 };
 
 pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) -> Result<Response, Problem> {
-    // Before the body is read: what is refused costs next to nothing.
-    let admission = gateway.demand.admit(&who.tenant, &gateway.limits)?;
     let (parts, body) = request.into_parts();
+    // Before the body is read: what is refused costs next to nothing. A post with a key may be one that was accepted.
+    let admission = match gateway.demand.admit(&who.tenant, &gateway.limits) {
+        Err(refusal) if !idempotency::has_key(&parts.headers) => return Err(refusal),
+        admission => admission,
+    };
     let bytes = body::read(&parts.headers, body, gateway.limits.body_bytes_max).await?;
     let key = Key::of(&parts.headers, &parts.method, parts.uri.path(), &bytes)?;
     let body: TaskBody = body::parse(&bytes)?;
     let (stream, session) = (body.stream.unwrap_or(false), body.session_id);
+    let admission = match (admission, &key) {
+        (Err(refusal), Some(key)) => {
+            let earlier = key.earlier(&gateway, &who).await?.ok_or(refusal)?;
+            return replay(&gateway, &who, earlier, stream).await;
+        }
+        (admission, _) => admission?,
+    };
     let task = body.check(&gateway.agents, &gateway.limits)?;
     if let Some(session_id) = session {
         let found = gateway.store.reader.session(&who.tenant, session_id).await?;

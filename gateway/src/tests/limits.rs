@@ -255,6 +255,9 @@ async fn a_connection_over_the_limit_is_told_to_come_back() {
         answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"),
         "{answer}"
     );
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let problem: serde_json::Value = serde_json::from_str(body).expect("a whole problem");
+    assert_eq!(problem["code"], "too_many_connections");
 }
 
 /// Posts until the answer is of this kind; the gateway looks at what waits now and then.
@@ -317,8 +320,21 @@ async fn where_runs_wait_too_long_for_a_worker_nobody_may_add_to_them_but_all_el
     };
     let house = House::with(Identity::Open, limits).await;
     let run_id = house.accept(r#"{"input":"hello"}"#).await;
+    let again = async |key: &str| {
+        let headers = [("idempotency-key", key)];
+        Answer::read(house.send("POST", "/v1/runs", &headers, r#"{"input":"keyed"}"#).await).await
+    };
+    assert_eq!(again("k1").await.status, 202);
     let refused = posts_until(&house, |answer| answer.status != 202).await;
     refused.is_problem(429, "overloaded");
+    // What was accepted before is answered as it was, however much there is to do.
+    let told = again("k1").await;
+    assert_eq!(
+        (told.status, told.header("idempotency-replayed")),
+        (axum::http::StatusCode::ACCEPTED, "true"),
+        "{told:?}"
+    );
+    again("k2").await.is_problem(429, "overloaded");
     assert!(!refused.header("retry-after").is_empty(), "{refused:?}");
     let path = format!("/v1/runs/{run_id}");
     assert_eq!(house.call("GET", &path, "").await.status, 200);

@@ -29,6 +29,7 @@ async fn places_that_are_not_there_and_cursors_that_do_not_fit_are_refused(stack
             get(format!("/v1/runs/{id}{rest}"), 404, "run_not_found");
         }
     }
+    get("/v1/runs?agent=%00".into(), 400, "invalid_request");
     get(format!("/v1/sessions/{no_session}"), 404, "session_not_found");
     get(format!("/v1/sessions/{no_session}/messages"), 404, "session_not_found");
     for cursor in [
