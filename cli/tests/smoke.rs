@@ -128,6 +128,7 @@ async fn read_until(response: reqwest::Response, matches: impl Fn(&Value) -> boo
     frames
 }
 
+#[expect(clippy::disallowed_methods, reason = "the edge: these tests' one client")]
 fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
@@ -262,30 +263,26 @@ fn a_wrong_setting_is_refused_with_its_place_before_anything_is_touched() {
 #[test]
 fn every_command_explains_itself() {
     let dir = Dir::new("help");
-    let commands: [&[&str]; 19] = [
-        &[],
-        &["dev"],
-        &["gateway"],
-        &["worker"],
-        &["projector"],
-        &["migrate"],
-        &["run"],
-        &["runs", "list"],
-        &["runs", "show"],
-        &["runs", "tail"],
-        &["runs", "cancel"],
-        &["keys", "create"],
-        &["keys", "list"],
-        &["keys", "revoke"],
-        &["check"],
-        &["doctor"],
-        &["projections", "rebuild"],
-        &["eval", "run"],
-        &["bench"],
-    ];
-    for command in commands {
-        let shown = output(&dir.0, &[command, &["--help"]].concat());
+    // From the program itself, so that a new command is asked too.
+    let mut commands: Vec<Vec<String>> = vec![vec![]];
+    let mut at = 0;
+    while let Some(command) = commands.get(at).cloned() {
+        let arguments: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let shown = output(&dir.0, &arguments);
         assert_eq!(shown.status.code(), Some(0), "{command:?}");
         assert!(shown.stdout.len() > 100, "{command:?}");
+        let help = String::from_utf8_lossy(&shown.stdout).into_owned();
+        commands.extend(subcommands(&help).map(|name| [command.clone(), vec![name]].concat()));
+        at += 1;
     }
+    assert!(commands.len() > 20, "{commands:?}");
+}
+
+/// The names below `Commands:` in a help text.
+fn subcommands(help: &str) -> impl Iterator<Item = String> {
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    listed
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next().map(str::to_owned))
+        .filter(|name| name != "help")
 }

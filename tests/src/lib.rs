@@ -32,6 +32,7 @@ pub fn init() {
 }
 
 /// An HTTP client for tests: no proxy from the environment comes between a test and its own loopback servers.
+#[expect(clippy::disallowed_methods, reason = "the edge: the one client of all tests")]
 pub fn http() -> reqwest::Client {
     init();
     reqwest::Client::builder()

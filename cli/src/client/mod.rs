@@ -95,6 +95,7 @@ impl Client {
 }
 
 /// An HTTP client of this process. A proxy of the environment is for the world outside, never for this machine.
+#[expect(clippy::disallowed_methods, reason = "the edge: this room's one client")]
 pub fn http_client(
     loopback: bool,
     shape: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,

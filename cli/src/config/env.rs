@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
 use crate::error::Failure;
 
-/// Every variable that means something to Steadfast. Others are not looked at.
+/// Every variable that means something to Steadfast. Of others only those that look like one of these are spoken of.
 pub const NAMES: [&str; 22] = [
     "DATABASE_URL",
     "NATS_URL",
@@ -37,6 +37,13 @@ impl Env {
     /// Reads the variables above, and those the configuration file names.
     pub fn read<'n>(named: impl Iterator<Item = &'n str>) -> Result<Self, Failure> {
         Self::of(NAMES.into_iter().chain(named), |name| std::env::var_os(name))
+    }
+
+    /// Variables that are nearly one of ours, and which one: a slip of the pen would otherwise be silent. Others are let be:
+    /// container platforms make up names with our prefix too.
+    pub fn misspelt() -> Vec<(String, &'static str)> {
+        let all = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        near_misses(all)
     }
 
     fn of<'n>(
@@ -78,6 +85,19 @@ impl Env {
     }
 }
 
+fn near_misses(names: impl Iterator<Item = String>) -> Vec<(String, &'static str)> {
+    let ours = names.filter(|name| name.starts_with("STEADFAST_") && !NAMES.contains(&name.as_str()));
+    let mut found: Vec<_> = ours
+        .filter_map(|name| {
+            let distance = |known: &&&str| strsim::damerau_levenshtein(&name, known);
+            let close = NAMES.iter().filter(|known| distance(known) <= 2).min_by_key(distance)?;
+            Some((name, *close))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
 #[cfg(test)]
 impl<const N: usize> From<[(&'static str, &str); N]> for Env {
     fn from(pairs: [(&'static str, &str); N]) -> Self {
@@ -103,6 +123,19 @@ mod tests {
             (env.get("STEADFAST_SLOTS"), env.get("STEADFAST_POOL")),
             (None, Some("gpu"))
         );
+    }
+
+    #[test]
+    fn a_variable_that_is_nearly_one_of_ours_is_spoken_of_and_others_are_not() {
+        let names = [
+            "STEADFAST_SLOT",
+            "STEADFAST_SLOTS",
+            "STEADFAST_PORT_8080_TCP",
+            "STEADFSAT_URL",
+            "PATH",
+        ];
+        let found = near_misses(names.map(String::from).into_iter());
+        assert_eq!(found, [("STEADFAST_SLOT".to_owned(), "STEADFAST_SLOTS")]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub use env::Env;
 pub use file::{ConfigFile, DEFAULT_PATH, LogFormat};
 pub use parts::{ClientSettings, LogSettings, ModelSettings, NatsSettings};
 
-use crate::{error::Failure, secret::Secret};
+use crate::{error::Failure, output, secret::Secret};
 
 /// The two layers under the flags.
 #[derive(Default)]
@@ -27,6 +27,11 @@ pub struct Settings {
 impl Settings {
     pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
         let (file, path) = ConfigFile::read(named)?;
+        for (name, close) in Env::misspelt() {
+            output::note(&format!(
+                "note: {name} is not a variable Steadfast reads; did you mean {close}?"
+            ));
+        }
         let keys = file
             .providers
             .values()

@@ -39,7 +39,7 @@ pub struct IdentitySettings {
     audience: Option<String>,
     issuer: Option<String>,
     leeway_seconds: Option<u64>,
-    api_keys: bool,
+    api_keys: Option<bool>,
 }
 
 pub struct WorkerSettings {
@@ -115,7 +115,7 @@ impl Settings {
             audience: env.text("STEADFAST_JWT_AUDIENCE").or_else(|| file.jwt_audience.clone()),
             issuer: env.text("STEADFAST_JWT_ISSUER").or_else(|| file.jwt_issuer.clone()),
             leeway_seconds: file.jwt_leeway_seconds,
-            api_keys: api_keys.unwrap_or(false),
+            api_keys,
         })
     }
 
@@ -205,8 +205,9 @@ impl IdentitySettings {
             Some(seconds) => jwt.leeway_seconds(seconds),
             None => jwt,
         });
-        if jwt.is_some() || self.api_keys {
-            return Ok(Identity::Required { jwt, api_keys: true });
+        let api_keys = self.api_keys.unwrap_or(jwt.is_some());
+        if jwt.is_some() || api_keys {
+            return Ok(Identity::Required { jwt, api_keys });
         }
         if loopback {
             return Ok(Identity::Open);

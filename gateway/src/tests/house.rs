@@ -206,6 +206,7 @@ impl House {
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(serve(gateway, listener, shutdown.clone()));
+        #[expect(clippy::disallowed_methods, reason = "the edge: these tests' one client")]
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(30))
             .build()

@@ -7,6 +7,7 @@ const USER_AGENT: &str = concat!("steadfast/", env!("CARGO_PKG_VERSION"));
 
 /// A client, shaped by `shape`. On a machine without CA certificates it can speak plain http only, and says so: a
 /// model server in the next container needs no certificate.
+#[expect(clippy::disallowed_methods, reason = "the edge: every client of this room")]
 pub fn client(shape: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, reqwest::Error> {
     // reqwest panics without a provider. A second installation is refused, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
