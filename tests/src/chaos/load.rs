@@ -15,8 +15,10 @@ use crate::{
     system::{Api, Chance, Drops, Ride, Rider, Stack, sessions, task},
 };
 
-/// Of these the tasks of every fifth client share.
-const SESSIONS: usize = 16;
+/// Of these the tasks of every fifth client share; of many clients two at a time are at each, so that the last need not wait
+/// for a long row of others.
+const SESSIONS_MIN: usize = 16;
+const CLIENTS_PER_SESSION: usize = 10;
 /// No run takes longer, whatever is done to it.
 const RIDE_MAX: Duration = Duration::from_secs(240);
 
@@ -32,7 +34,7 @@ impl Load {
     /// connections after 1 to so many frames.
     pub async fn start(stack: &Stack, clients: usize, drops: Option<(u64, &mut Chance)>) -> Self {
         let gateways = Arc::new(stack.apis());
-        let sessions = sessions(&gateways[0], SESSIONS).await;
+        let sessions = sessions(&gateways[0], SESSIONS_MIN.max(clients / CLIENTS_PER_SESSION)).await;
         Self::on(gateways, sessions, clients, drops)
     }
 

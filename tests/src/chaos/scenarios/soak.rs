@@ -32,7 +32,7 @@ const CONNECTIONS_MAX: i64 = 150;
 const BYTES_PER_RUN_GROWTH_MAX: f64 = 1.5;
 /// Versions of rows that nobody sees any more, for each row there is; and what a small table may have beside. Kills of
 /// Postgres make it forget what its autovacuum goes by.
-const DEAD_PER_ROW_MAX: i64 = 20;
+const DEAD_PER_ROW_MAX: i64 = 10;
 const DEAD_SLACK: i64 = 5_000;
 const TABLES: &str = "
     select sum(pg_total_relation_size(oid))::float8 / (select greatest(count(*), 1) from runs)

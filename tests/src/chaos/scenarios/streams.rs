@@ -30,8 +30,8 @@ async fn play(case: &mut Case) {
     }
     let slow: Vec<Api> = slow_lines.iter().map(|line| Api::new(&line.url)).collect();
     let sessions = sessions(&stack.api(), 4).await;
-    let slow = Load::on(Arc::new(slow), sessions, case.pick(8, 40), None);
-    let load = case.load(&stack, case.pick(60, 400), Some(FRAMES_MAX)).await;
+    let slow = Load::on(Arc::new(slow), sessions, case.pick(8, 30), None);
+    let load = case.load(&stack, case.pick(60, 300), Some(FRAMES_MAX)).await;
     let kills = case.pick(12, 40);
     while case.faults() < kills {
         case.pause(1_000, 2_500).await;
