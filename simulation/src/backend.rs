@@ -52,6 +52,7 @@ impl SimulatedBackend {
         let world = &self.process.world;
         if world.chance(Draws::Network, world.noise().answer_lost_permille) {
             world.fault("store answer lost");
+            world.trouble(Some(&self.process.name), Duration::ZERO);
             return Err(away());
         }
         self.cross().await?;
@@ -434,7 +435,16 @@ impl Backend for SimulatedBackend {
     }
 
     async fn put_api_key(&self, key: &ApiKey, hash: &Hash) -> Result<(), Error> {
-        self.ask(|rows| drop(rows.api_keys.insert(*hash, key.clone()))).await
+        let known = self
+            .ask(|rows| match rows.api_keys.contains_key(hash) {
+                true => true,
+                false => rows.api_keys.insert(*hash, key.clone()).is_some(),
+            })
+            .await?;
+        match known {
+            true => Err(Error::Refused("simulated: the hash belongs to another key".into())),
+            false => Ok(()),
+        }
     }
 
     async fn api_key(&self, hash: &Hash) -> Result<Option<ApiKey>, Error> {
@@ -442,7 +452,12 @@ impl Backend for SimulatedBackend {
     }
 
     async fn api_keys(&self) -> Result<Vec<ApiKey>, Error> {
-        self.ask(|rows| rows.api_keys.values().cloned().collect()).await
+        self.ask(|rows| {
+            let mut keys: Vec<ApiKey> = rows.api_keys.values().cloned().collect();
+            keys.sort_unstable_by_key(|key| (key.created_at, key.id));
+            keys
+        })
+        .await
     }
 
     async fn revoke_api_key(&self, id: Uuid, now: Time) -> Result<bool, Error> {

@@ -8,6 +8,7 @@ use steadfast::{
 };
 
 use crate::{
+    calls::{self, Account},
     house::House,
     model::Ledger,
     rows::Rows,
@@ -49,7 +50,7 @@ impl Checks {
                 Ok(events) => {
                     self.stream(&row.head, stored, &events);
                     self.ends(*run_id, &events);
-                    self.calls(*run_id, &events, &ledger);
+                    Account::new(self, house, &rows, &ledger, *run_id).judge(&events, row.head.usage);
                     self.folds(&row.head, &events);
                 }
                 Err(error) => self.fail("I1 contiguity", format!("{run_id} does not read: {error}")),
@@ -113,56 +114,6 @@ impl Checks {
         });
     }
 
-    /// Every call that left was recorded before, and ended in the log exactly once.
-    fn calls(&mut self, run_id: RunId, events: &[Event], ledger: &Ledger) {
-        let mut open: BTreeMap<(u32, u32), (u64, u32)> = BTreeMap::new();
-        let mut outcomes: BTreeMap<(u32, u32), u32> = BTreeMap::new();
-        for (at, event) in events.iter().enumerate() {
-            let ended = match event {
-                Event::ModelCallRequested(call) => {
-                    let called = ledger.calls.get(&format!("{run_id}-{}-{}", call.step, call.attempt));
-                    let called = called.copied().unwrap_or_default();
-                    let before = open.insert((call.step, call.attempt), (called, call.reserved_output_tokens));
-                    self.that("I6 attempt ledger", before.is_none() && called <= 1, || {
-                        format!(
-                            "{run_id}: step {}, attempt {} was called {called} times",
-                            call.step, call.attempt
-                        )
-                    });
-                    continue;
-                }
-                Event::ModelReplied(reply) => (reply.step, reply.attempt),
-                Event::ModelCallFailed(failed) => (failed.step, failed.attempt),
-                Event::ModelCallOrphaned(orphan) => {
-                    let call = (orphan.step, orphan.attempt);
-                    let reserved = open.get(&call).map(|(_, reserved)| *reserved);
-                    self.that("I8 budget", reserved == Some(orphan.charged_output_tokens), || {
-                        format!(
-                            "{run_id}: an orphan is charged {} of {reserved:?}",
-                            orphan.charged_output_tokens
-                        )
-                    });
-                    let cause = events[..at]
-                        .iter()
-                        .rev()
-                        .find(|event| !matches!(event, Event::ContextAssembled(_)));
-                    let taken_over = matches!(cause, Some(Event::RunResumed(_) | Event::RunStarted(_)));
-                    let ends = events.get(at + 1).is_some_and(Event::is_terminal);
-                    self.that("I7 duplicate bound", taken_over || ends, || {
-                        format!("{run_id}: version {} is an orphan that nobody's death explains", at + 1)
-                    });
-                    call
-                }
-                _ => continue,
-            };
-            *outcomes.entry(ended).or_default() += 1;
-        }
-        let settled = open.keys().all(|call| outcomes.get(call) == Some(&1)) && outcomes.len() == open.len();
-        self.that("I6 attempt ledger", settled, || {
-            format!("{run_id}: outcomes {outcomes:?} of the calls {:?}", open.keys())
-        });
-    }
-
     /// Folding is a function of the events; a snapshot reads back as what it was.
     fn folds(&mut self, head: &Head, events: &[Event]) {
         let (once, again) = (Run::fold(events), Run::fold(events));
@@ -197,7 +148,7 @@ impl Checks {
         let started = |run_id: RunId| {
             let events = rows.events.get(&run_id)?;
             let first = events.iter().find(|event| event.name == "run.started")?;
-            rows.order.get(&(run_id, first.version)).copied()
+            rows.seen.get(&(run_id, first.version)).copied()
         };
         for session in rows.sessions.keys() {
             let mut heads: Vec<&Head> = rows.of_session(*session).collect();
@@ -205,7 +156,7 @@ impl Checks {
             let numbered = heads.iter().zip(1..).all(|(head, seq)| head.session_seq == seq);
             let mut in_turn = true;
             for pair in heads.windows(2) {
-                let ended = rows.order.get(&(pair[0].run_id, pair[0].version)).copied();
+                let ended = rows.seen.get(&(pair[0].run_id, pair[0].version)).copied();
                 in_turn &= started(pair[1].run_id).is_none_or(|started| ended.is_some_and(|ended| ended < started));
             }
             self.that("sessions in order", numbered && in_turn, || {
@@ -241,19 +192,7 @@ impl Checks {
                 format!("{run_id}: {call} ran {times} times, a person allowed it again {allowed} times")
             });
         }
-        for key in ledger.calls.keys() {
-            let recorded = key.split_once('-').and_then(|(run_id, rest)| {
-                let events = rows.events.get(&run_id.parse().ok()?)?;
-                let decoded = events.iter().filter_map(|event| event.decode().ok());
-                decoded.into_iter().find(|event| match event {
-                    Event::ModelCallRequested(call) => format!("{}-{}", call.step, call.attempt) == rest,
-                    _ => false,
-                })
-            });
-            self.that("I6 attempt ledger", recorded.is_some(), || {
-                format!("the call {key} is not in the log")
-            });
-        }
+        calls::recorded(self, rows, ledger);
     }
 
     /// What the projector made of the log is what a fold makes of it.

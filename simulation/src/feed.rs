@@ -14,10 +14,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     process::{Edge, Process},
-    world::Draws,
+    world::{Draws, World},
 };
 
 const SIGNALS: usize = 1024;
+/// Publishing never waits, as on NATS: what does not fit is lost.
+const QUEUED_MAX: usize = 1024;
 const DELAY_MAX_MS: u64 = 3_000;
 
 type Worker = (Arc<Process>, mpsc::Sender<(RunId, Signal)>);
@@ -33,6 +35,7 @@ pub struct SimulatedFeed {
     air: Arc<Airwaves>,
     process: Arc<Process>,
     hub: Hub,
+    outgoing: mpsc::Sender<Vec<Frame>>,
 }
 
 impl SimulatedFeed {
@@ -42,23 +45,59 @@ impl SimulatedFeed {
         hubs.retain(|(process, _)| process.is_alive());
         hubs.push((process.clone(), hub.clone()));
         drop(hubs);
-        Arc::new(Self { air, process, hub })
+        let (outgoing, queued) = mpsc::channel(QUEUED_MAX);
+        process.spawn(send(air.clone(), process.clone(), queued));
+        Arc::new(Self {
+            air,
+            process,
+            hub,
+            outgoing,
+        })
     }
+}
 
-    /// Whether a message gets through, and how late.
-    fn fate(&self) -> Option<Duration> {
-        let world = &self.process.world;
-        let noise = world.noise();
-        if world.chance(Draws::Network, noise.feed_lost_permille) {
-            world.fault("frame lost");
-            return None;
+/// Sends what is queued, until the feed is dropped.
+async fn send(air: Arc<Airwaves>, process: Arc<Process>, mut queued: mpsc::Receiver<Vec<Frame>>) {
+    while let Some(frames) = queued.recv().await {
+        if process.cross(Edge::Feed, false).await.is_ok() {
+            air.spread(&process.world, &frames);
         }
-        if world.chance(Draws::Network, noise.feed_delayed_permille) {
-            world.fault("frame delayed");
-            return Some(world.millis(Draws::Network, DELAY_MAX_MS));
-        }
-        Some(Duration::ZERO)
     }
+}
+
+impl Airwaves {
+    fn spread(&self, world: &World, frames: &[Frame]) {
+        let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (gateway, hub) in hubs {
+            if !gateway.is_alive() {
+                continue;
+            }
+            for frame in frames {
+                if let Some(delay) = fate(world) {
+                    let (gateway, hub, frame) = (gateway.clone(), hub.clone(), frame.clone());
+                    late(delay, move || {
+                        if gateway.is_alive() && !gateway.is_off(Edge::Feed) {
+                            hub.publish(frame);
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Whether a message gets through, and how late.
+fn fate(world: &World) -> Option<Duration> {
+    let noise = world.noise();
+    if world.chance(Draws::Network, noise.feed_lost_permille) {
+        world.fault("frame lost");
+        return None;
+    }
+    if world.chance(Draws::Network, noise.feed_delayed_permille) {
+        world.fault("frame delayed");
+        return Some(world.millis(Draws::Network, DELAY_MAX_MS));
+    }
+    Some(Duration::ZERO)
 }
 
 fn late(delay: Duration, deliver: impl FnOnce() + Send + 'static) {
@@ -75,25 +114,7 @@ fn late(delay: Duration, deliver: impl FnOnce() + Send + 'static) {
 #[async_trait]
 impl LiveFeed for SimulatedFeed {
     async fn publish(&self, frames: Vec<Frame>) {
-        if self.process.cross(Edge::Feed, false).await.is_err() {
-            return;
-        }
-        let hubs = self.air.hubs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (gateway, hub) in hubs {
-            if !gateway.is_alive() {
-                continue;
-            }
-            for frame in &frames {
-                if let Some(delay) = self.fate() {
-                    let (gateway, hub, frame) = (gateway.clone(), hub.clone(), frame.clone());
-                    late(delay, move || {
-                        if gateway.is_alive() && !gateway.is_off(Edge::Feed) {
-                            hub.publish(frame);
-                        }
-                    });
-                }
-            }
-        }
+        let _ = self.outgoing.try_send(frames);
     }
 
     async fn subscribe(&self, run_id: RunId) -> Subscription {
@@ -107,7 +128,7 @@ impl LiveFeed for SimulatedFeed {
         }
         let workers = self.air.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (worker, sender) in workers {
-            if let Some(delay) = self.fate() {
+            if let Some(delay) = fate(&self.process.world) {
                 late(delay, move || {
                     if worker.is_alive() && !worker.is_off(Edge::Feed) {
                         let _ = sender.try_send((run_id, signal));

@@ -5,6 +5,8 @@
 pub enum Guard {
     /// An append of an older claim loses.
     Epoch,
+    /// A run is claimed when its lease is over, and not before.
+    Lease,
     /// The log is read by (generation, transaction, sequence) up to the oldest open transaction.
     Position,
     /// Overdue runs are found in the store.
@@ -20,8 +22,9 @@ pub enum Guard {
 }
 
 impl Guard {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Epoch,
+        Self::Lease,
         Self::Position,
         Self::Redriver,
         Self::Lines,

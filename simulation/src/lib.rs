@@ -10,6 +10,8 @@
 //! [`shrink`]: a failing seed made small enough to read. [`guard`]: what is taken away to see that it is missed.
 
 mod backend;
+mod calls;
+mod calm;
 pub mod check;
 mod client;
 mod database;
@@ -28,6 +30,7 @@ mod tables;
 mod transcript;
 mod world;
 
+pub use calm::Calm;
 pub use guard::Guard;
 pub use plan::Plan;
 pub use simulation::{Outcome, Simulator};

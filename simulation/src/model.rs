@@ -33,9 +33,23 @@ const INPUT_TOKENS: u64 = 10;
 #[derive(Default)]
 pub struct Ledger {
     /// Model calls by the key that names run, step and attempt.
-    pub calls: BTreeMap<String, u64>,
+    pub calls: BTreeMap<String, Called>,
     /// Runs of the tool that must not run twice, by run and call.
     pub sent: BTreeMap<(RunId, String), u64>,
+}
+
+/// One call as the model saw it.
+#[derive(Debug, Clone, Default)]
+pub struct Called {
+    pub times: u64,
+    /// `None`: whoever asked was gone before the end.
+    pub ended: Option<Ended>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ended {
+    Replied(Usage),
+    Failed,
 }
 
 pub struct SimulatedModel {
@@ -50,12 +64,36 @@ impl Model for SimulatedModel {
         request: &ModelRequest,
         on_text: &mut (dyn for<'t> FnMut(&'t str) + Send),
     ) -> Result<ModelReply, ModelError> {
+        self.world
+            .note(format_args!("model: called for {}", request.idempotency_key));
+        self.enter(request, |called| called.times += 1);
+        let outcome = self.answer(request, on_text).await;
+        self.enter(request, |called| {
+            called.ended = Some(match &outcome {
+                Ok(reply) => Ended::Replied(reply.usage),
+                Err(_) => Ended::Failed,
+            });
+        });
+        outcome
+    }
+
+    fn name(&self) -> &str {
+        "simulated"
+    }
+}
+
+impl SimulatedModel {
+    fn enter(&self, request: &ModelRequest, enter: impl FnOnce(&mut Called)) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        enter(ledger.calls.entry(request.idempotency_key.clone()).or_default());
+    }
+
+    async fn answer(
+        &self,
+        request: &ModelRequest,
+        on_text: &mut (dyn for<'t> FnMut(&'t str) + Send),
+    ) -> Result<ModelReply, ModelError> {
         let world = &self.world;
-        world.note(format_args!("model: called for {}", request.idempotency_key));
-        *(self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
-            .calls
-            .entry(request.idempotency_key.clone())
-            .or_default() += 1;
         let started = Instant::now();
         let noise = world.noise();
         sleep(world.millis(Draws::Model, 120)).await;
@@ -97,12 +135,6 @@ impl Model for SimulatedModel {
         })
     }
 
-    fn name(&self) -> &str {
-        "simulated"
-    }
-}
-
-impl SimulatedModel {
     async fn refusal(&self) -> ModelError {
         let world = &self.world;
         match world.below(Draws::Model, 4) {

@@ -111,11 +111,13 @@ impl Process {
             _ => Duration::from_millis(5 + self.world.below(Draws::Network, 40)),
         };
         let late = self.world.chance(Draws::Network, noise.late_permille);
-        if late {
-            self.world.fault("message late by seconds");
-        }
         let pause = if late {
-            self.world.millis(Draws::Network, 6000)
+            let pause = self.world.millis(Draws::Network, 6000);
+            self.world.fault("message late by seconds");
+            if edge == Edge::Store {
+                self.world.trouble(Some(&self.name), pause);
+            }
+            pause
         } else {
             pause
         };

@@ -28,8 +28,8 @@ pub struct Rows {
     pub api_keys: BTreeMap<Hash, ApiKey>,
     /// What was written, for the check: who wrote under which claim while which one was in force.
     pub writes: Vec<Written>,
-    /// Which event became visible when: the first is 0.
-    pub order: BTreeMap<(RunId, u64), usize>,
+    /// When each event became visible.
+    pub seen: BTreeMap<(RunId, u64), Seen>,
     pub open: BTreeSet<i64>,
     pub locked: BTreeSet<Lock>,
     pub txid: i64,
@@ -45,6 +45,13 @@ pub struct Row {
     pub dispatches: u32,
     /// In its tenant's line.
     pub held: bool,
+}
+
+/// The moment, and how many events were visible before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    pub at: Duration,
+    pub place: usize,
 }
 
 pub struct Written {
@@ -142,7 +149,8 @@ impl Rows {
                     if append.expected_version != row.head.version || !in_time {
                         continue;
                     }
-                    if matches!(append.lease, Lease::Claim { .. }) && !self.may_be_claimed(&row.head, now) {
+                    let anybody = world.is_broken(Guard::Lease);
+                    if matches!(append.lease, Lease::Claim { .. }) && !self.may_be_claimed(&row.head, now, anybody) {
                         continue;
                     }
                     staged.written.push(Written {
@@ -183,8 +191,8 @@ impl Rows {
     pub fn commit(&mut self, staged: Staged, batch: &[Prepared], world: &World) -> Vec<Outcome> {
         for (position, event) in staged.events {
             world.note(format_args!("log: {} {} {}", event.run_id, event.version, event.name));
-            let at = self.order.len();
-            self.order.insert((event.run_id, event.version), at);
+            let (at, place) = (world.elapsed(), self.seen.len());
+            self.seen.insert((event.run_id, event.version), Seen { at, place });
             self.log.insert(position, (event.run_id, event.version));
             self.events.entry(event.run_id).or_default().push(event);
         }
@@ -221,8 +229,9 @@ impl Rows {
         self.sessions.get(&id).filter(|session| session.tenant == *tenant)
     }
 
-    fn may_be_claimed(&self, head: &Head, now: Time) -> bool {
-        head.lease_until.is_none_or(|until| until <= now) && !self.open_before(head.session_id, head.session_seq)
+    fn may_be_claimed(&self, head: &Head, now: Time, anybody: bool) -> bool {
+        (anybody || head.lease_until.is_none_or(|until| until <= now))
+            && !self.open_before(head.session_id, head.session_seq)
     }
 
     pub fn open_before(&self, session_id: SessionId, before: u64) -> bool {

@@ -17,6 +17,7 @@ use crate::{
     house::{self, House},
     http::Ask,
     plan::{Fault, Kind, Plan},
+    process::Edge,
     transcript::Transcript,
     world::{Trace, World},
 };
@@ -171,6 +172,7 @@ async fn bring(house: Arc<House>, fault: Fault) {
     match fault.kind {
         Kind::Crash { process } => {
             let killed = house.process(process);
+            world.trouble(Some(&killed.name), fault.lasts);
             killed.kill();
             sleep(fault.lasts).await;
             // Unless somebody else has started it by now.
@@ -180,6 +182,7 @@ async fn bring(house: Arc<House>, fault: Fault) {
         }
         Kind::Restart { process } => {
             let old = house.running()[process].clone();
+            world.trouble(Some(&old.process.name), STOP_MAX);
             old.stop.cancel();
             house.boot(process);
             sleep(STOP_MAX).await;
@@ -187,17 +190,26 @@ async fn bring(house: Arc<House>, fault: Fault) {
         }
         Kind::Stall { process } => {
             let stalled = house.process(process);
+            world.trouble(Some(&stalled.name), fault.lasts);
             stalled.stall();
             sleep(fault.lasts).await;
             stalled.go_on();
         }
-        Kind::Cut { process, edge } => house.process(process).cut(edge, Instant::now() + fault.lasts),
+        Kind::Cut { process, edge } => {
+            let cut = house.process(process);
+            if edge == Edge::Store {
+                world.trouble(Some(&cut.name), fault.lasts);
+            }
+            cut.cut(edge, Instant::now() + fault.lasts);
+        }
         Kind::StoreAway => {
+            world.trouble(None, fault.lasts);
             house.database.go_away();
             sleep(fault.lasts).await;
             house.database.come_back();
         }
         Kind::SlowCommits => {
+            world.trouble(None, fault.lasts);
             house.database.rows().slow = true;
             sleep(fault.lasts).await;
             house.database.rows().slow = false;

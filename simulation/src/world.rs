@@ -28,9 +28,13 @@ pub enum Draws {
 }
 
 const STREAMS: usize = 5;
+/// A request into a cut cable may wait for this long, and whoever was refused waits before it asks again.
+const AFTERMATH: Duration = Duration::from_secs(6);
 
 pub struct World {
     started: Instant,
+    /// The true time at the start.
+    epoch: Time,
     pub broken: Option<Guard>,
     /// Until then faults happen.
     pub calm_from: Duration,
@@ -45,6 +49,15 @@ struct Inner {
     lines: u64,
     story: Option<Vec<String>>,
     faults: std::collections::BTreeMap<&'static str, u64>,
+    troubles: Vec<Trouble>,
+}
+
+/// Something that can cost a process its leases.
+struct Trouble {
+    /// The process's name; `None` is all of them.
+    who: Option<String>,
+    from: Duration,
+    until: Duration,
 }
 
 /// What is left when a simulation is over.
@@ -59,12 +72,25 @@ pub struct Trace {
 
 impl World {
     pub fn new(seed: u64, noise: Noise, calm_from: Duration, broken: Option<Guard>, tell: bool) -> Self {
+        let epoch = Time::UNIX_EPOCH + TimeDelta::seconds(EPOCH_SECONDS);
+        Self::beginning_at(epoch, seed, noise, calm_from, broken, tell)
+    }
+
+    pub fn beginning_at(
+        epoch: Time,
+        seed: u64,
+        noise: Noise,
+        calm_from: Duration,
+        broken: Option<Guard>,
+        tell: bool,
+    ) -> Self {
         let chance = std::array::from_fn(|stream| {
             // Far from each other, and from the plan's own.
             SmallRng::seed_from_u64(seed.wrapping_add((1 + stream as u64) << 56))
         });
         Self {
             started: Instant::now(),
+            epoch,
             broken,
             calm_from,
             noise,
@@ -75,6 +101,7 @@ impl World {
                 lines: 0,
                 story: tell.then(Vec::new),
                 faults: std::collections::BTreeMap::new(),
+                troubles: Vec::new(),
             }),
         }
     }
@@ -91,7 +118,7 @@ impl World {
     /// The one true time, which the database keeps.
     pub fn now(&self) -> Time {
         let micros = i64::try_from(self.elapsed().as_micros()).unwrap_or(i64::MAX);
-        Time::UNIX_EPOCH + TimeDelta::seconds(EPOCH_SECONDS) + TimeDelta::microseconds(micros)
+        self.epoch + TimeDelta::microseconds(micros)
     }
 
     pub fn is_calm(&self) -> bool {
@@ -124,6 +151,26 @@ impl World {
     /// Counts a fault that really happened.
     pub fn fault(&self, kind: &'static str) {
         *self.lock().faults.entry(kind).or_default() += 1;
+    }
+
+    /// From now on for so long something is wrong between this process (or all) and the store.
+    pub fn trouble(&self, who: Option<&str>, lasts: Duration) {
+        let from = self.elapsed();
+        self.lock().troubles.push(Trouble {
+            who: who.map(ToOwned::to_owned),
+            from,
+            until: from.saturating_add(lasts).saturating_add(AFTERMATH),
+        });
+    }
+
+    pub fn was_troubled(&self, who: &str, from: Duration, until: Duration) -> bool {
+        let concerns = |trouble: &Trouble| trouble.who.as_deref().is_none_or(|name| name == who);
+        let overlaps = |trouble: &Trouble| trouble.from <= until && trouble.until >= from;
+        let inner = self.lock();
+        inner
+            .troubles
+            .iter()
+            .any(|trouble| concerns(trouble) && overlaps(trouble))
     }
 
     /// A line of the trace.

@@ -72,6 +72,7 @@ fn each_guard_is_missed_when_it_is_gone_and_under_its_own_name() {
     for guard in Guard::ALL {
         let (invariant, within) = match guard {
             Guard::Epoch => ("I5 fencing", MISSED_WITHIN_BY_LATE_WORKERS),
+            Guard::Lease => ("I7 duplicate bound", MISSED_WITHIN),
             Guard::Position => ("I11 projections", MISSED_WITHIN),
             Guard::Redriver => ("I4 progress", MISSED_WITHIN),
             Guard::Lines => ("I4 progress", MISSED_WITHIN_BY_FULL_WORKERS),

@@ -8,8 +8,9 @@ use steadfast::{
         AgentRef, Command, Event, Limits, Message, ModelReply, Run, RunId, SessionId, TenantId, Time, ToolCall,
         agent::AgentTool, command::Request, decide,
     },
-    store::{Accept, Append, Appended, GENESIS, Lease, Loaded, Outcome, Store},
+    store::{Accept, Append, Appended, Db, GENESIS, Handles, Lease, Loaded, Outcome, Store},
 };
+use steadfast_simulation::Calm;
 use steadfast_tests::{fresh_prefix, services};
 use uuid::Uuid;
 
@@ -51,9 +52,22 @@ pub struct Bed {
     pub store: Store,
     url: String,
     folder: Option<PathBuf>,
+    simulated: Option<Calm>,
 }
 
 impl Bed {
+    /// The simulator's database. There is no SQL under it: whoever asks for some is told that nobody is there.
+    pub async fn simulated() -> Self {
+        let (calm, url) = (Calm::new(now()), "postgres://nobody@127.0.0.1:1/nothing".to_owned());
+        let store = simulated(&calm, &url).await;
+        Self {
+            store,
+            url,
+            folder: None,
+            simulated: Some(calm),
+        }
+    }
+
     pub async fn sqlite() -> Self {
         let folder = std::env::temp_dir().join(fresh_prefix());
         let url = format!("sqlite://{}", folder.join("steadfast.db").display());
@@ -67,13 +81,27 @@ impl Bed {
     async fn open(url: String, folder: Option<PathBuf>) -> Self {
         let store = Store::open(&url).await.expect("the store opens");
         store.db.migrate().await.expect("the schema is made");
-        Self { store, url, folder }
+        Self {
+            store,
+            url,
+            folder,
+            simulated: None,
+        }
     }
 
     /// The same database as another process would open it.
     pub async fn other_process(&self) -> Store {
-        Store::open(&self.url).await.expect("the store opens twice")
+        match &self.simulated {
+            Some(calm) => simulated(calm, &self.url).await,
+            None => Store::open(&self.url).await.expect("the store opens twice"),
+        }
     }
+}
+
+async fn simulated(calm: &Calm, url: &str) -> Store {
+    let Handles { appender, reader, .. } = calm.store();
+    let db = Db::connect(url).await.expect("nothing is connected to yet");
+    Store { appender, reader, db }
 }
 
 impl Drop for Bed {

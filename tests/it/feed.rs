@@ -1,4 +1,4 @@
-//! The live feed's promises: one suite for both adapters, and what only a server can be put through.
+//! The live feed's promises: one suite for every adapter, and what only a server can be put through.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,6 +9,7 @@ use steadfast::{
     feed::{Frame, Hub, LiveFeed, LocalFeed, NatsFeed, Signal, Subscription, Watched},
     run::RunId,
 };
+use steadfast_simulation::Calm;
 use steadfast_tests::{PrivateNats, fresh_prefix, services};
 use tokio::{sync::Notify, time::timeout};
 
@@ -20,6 +21,11 @@ type Feeds = [Arc<dyn LiveFeed>; 3];
 fn local() -> Feeds {
     let feed: Arc<dyn LiveFeed> = Arc::new(LocalFeed::default());
     [feed.clone(), feed.clone(), feed]
+}
+
+fn simulated() -> Feeds {
+    let calm = Calm::new(now());
+    [calm.feed(), calm.feed(), calm.feed()]
 }
 
 async fn connected(url: &str) -> (Client, Arc<Notify>) {
@@ -48,6 +54,10 @@ macro_rules! conformance {
         mod in_process {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $name() { super::$name(super::local()).await })*
+        }
+        mod simulated {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(super::simulated()).await })*
         }
         mod over_nats {
             $(#[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The command queue's promises: one suite for both adapters, and what only a server can be put through.
+//! The command queue's promises: one suite for every adapter, and what only a server can be put through.
 
 use std::{
     collections::BTreeSet,
@@ -12,6 +12,7 @@ use steadfast::{
     queue::{Advance, CommandQueue, Delivery, Error, JetStreamQueue, LocalQueue, QueueOptions},
     run::TenantId,
 };
+use steadfast_simulation::Calm;
 use steadfast_tests::{PrivateNats, fresh_prefix, services};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -26,6 +27,11 @@ type Queues = [Arc<dyn CommandQueue>; 2];
 fn local() -> Queues {
     let queue: Arc<dyn CommandQueue> = Arc::new(LocalQueue::new(new_id()));
     [queue.clone(), queue]
+}
+
+fn simulated() -> Queues {
+    let calm = Calm::new(now());
+    [calm.queue(), calm.queue()]
 }
 
 fn options(prefix: &str) -> QueueOptions {
@@ -61,6 +67,10 @@ macro_rules! conformance {
         mod in_process {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $name() { super::$name(super::local()).await })*
+        }
+        mod simulated {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(super::simulated()).await })*
         }
         mod on_jetstream {
             $(#[tokio::test(flavor = "multi_thread")]
