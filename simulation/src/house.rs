@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::SimulatedBackend,
     database::Database,
+    deaf::Said,
     feed::{Airwaves, SimulatedFeed},
     model::{Ledger, SEND, SimulatedModel, SimulatedTool, WORK},
     plan::Plan,
@@ -55,6 +56,8 @@ pub struct House {
     pub models: Arc<ReadModels>,
     pub ledger: Arc<Mutex<Ledger>>,
     pub tenants: Vec<Tenant>,
+    /// What processes said that were cut off from the store.
+    deaf: Mutex<Vec<Said>>,
     agents: Arc<Agents>,
     running: Mutex<Vec<Running>>,
 }
@@ -91,6 +94,7 @@ impl House {
             air: Arc::default(),
             models: Arc::default(),
             ledger: Arc::default(),
+            deaf: Mutex::default(),
             agents,
             running: Mutex::new((0..plan.processes()).map(nobody).collect()),
             database,
@@ -101,6 +105,15 @@ impl House {
 
     pub fn running(&self) -> MutexGuard<'_, Vec<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn said(&self, said: Said) {
+        self.deaf.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+    }
+
+    /// What those said who heard nothing.
+    pub fn while_deaf(&self) -> Vec<Said> {
+        std::mem::take(&mut self.deaf.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Starts a new process in this place.

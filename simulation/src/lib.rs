@@ -15,6 +15,7 @@ mod calm;
 pub mod check;
 mod client;
 mod database;
+mod deaf;
 mod feed;
 pub mod guard;
 mod house;

@@ -11,6 +11,10 @@ use crate::process::Edge;
 const STORM: Duration = Duration::from_secs(20);
 /// How many seeds are about late workers.
 const ZOMBIES: f64 = 0.2;
+/// And how many about clocks that nobody has set, or that somebody sets.
+const WRONG_CLOCKS: f64 = 0.1;
+/// How far such a clock is off, or jumps, at the most.
+const WRONG_MS_MAX: i64 = 600_000;
 /// Around what one model call of the built-in agent reserves.
 const BUDGET_TOKENS_MAX: u64 = 10_000;
 /// Clients begin within this.
@@ -101,6 +105,11 @@ pub enum Kind {
     Stall {
         process: usize,
     },
+    /// Its clock is set.
+    ClockJump {
+        process: usize,
+        by_ms: i64,
+    },
     Cut {
         process: usize,
         edge: Edge,
@@ -117,6 +126,7 @@ impl Kind {
             Self::Crash { .. } => "process crash",
             Self::Restart { .. } => "process restart",
             Self::Stall { .. } => "process stall",
+            Self::ClockJump { .. } => "clock jump",
             Self::Cut { edge: Edge::Store, .. } => "cut from the store",
             Self::Cut { edge: Edge::Queue, .. } => "cut from the queue",
             Self::Cut { edge: Edge::Feed, .. } => "cut from the feed",
@@ -246,11 +256,34 @@ impl Plan {
             faults,
             noise,
         };
-        if rng.random_bool(ZOMBIES) {
+        let plan = if rng.random_bool(ZOMBIES) {
             plan.with_zombies(rng)
         } else {
             plan
+        };
+        if rng.random_bool(WRONG_CLOCKS) {
+            plan.with_wrong_clocks(rng)
+        } else {
+            plan
         }
+    }
+
+    fn with_wrong_clocks(mut self, rng: &mut SmallRng) -> Self {
+        for skew in &mut self.skews {
+            *skew = rng.random_range(-WRONG_MS_MAX..=WRONG_MS_MAX);
+        }
+        for _ in 0..rng.random_range(0..=4) {
+            self.faults.push(Fault {
+                at: millis(rng, STORM),
+                lasts: Duration::ZERO,
+                kind: Kind::ClockJump {
+                    process: rng.random_range(0..self.gateways + self.workers),
+                    by_ms: rng.random_range(-WRONG_MS_MAX..=WRONG_MS_MAX),
+                },
+            });
+        }
+        self.faults.sort_by_key(|fault| fault.at);
+        self
     }
 
     /// Workers that lose their leases all the time, over a slow database: what fencing is there for.

@@ -31,15 +31,17 @@ pub enum Edge {
 pub struct Process {
     pub name: String,
     pub world: Arc<World>,
-    /// What its clock shows beside the true time.
-    skew: TimeDelta,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// What its clock shows beside the true time.
+    skew: TimeDelta,
     dead: bool,
     stalled: bool,
+    /// Counts both: that it began to stand still, and that it went on.
+    stalls: u64,
     tasks: Vec<AbortHandle>,
     waiting: Vec<Waker>,
     cut: [Option<Instant>; 3],
@@ -53,8 +55,10 @@ impl Process {
         Arc::new(Self {
             name,
             world,
-            skew,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                skew,
+                ..State::default()
+            }),
         })
     }
 
@@ -80,7 +84,13 @@ impl Process {
 
     /// SIGSTOP.
     pub fn stall(&self) {
-        self.lock().stalled = true;
+        let mut state = self.lock();
+        state.stalled = true;
+        state.stalls += 1;
+    }
+
+    pub fn stalls(&self) -> u64 {
+        self.lock().stalls
     }
 
     /// SIGCONT.
@@ -88,9 +98,14 @@ impl Process {
         let waiting = {
             let mut state = self.lock();
             state.stalled = false;
+            state.stalls += 1;
             std::mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);
+    }
+
+    pub fn set_clock(&self, by: TimeDelta) {
+        self.lock().skew += by;
     }
 
     pub fn cut(&self, edge: Edge, until: Instant) {
@@ -140,7 +155,7 @@ impl Process {
 
 impl simulated::Process for Process {
     fn now(&self) -> Time {
-        self.world.now() + self.skew
+        self.world.now() + self.lock().skew
     }
 
     fn draw(&self) -> u64 {

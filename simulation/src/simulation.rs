@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use steadfast::agents::Agents;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     check::{Checks, Violation},
     client::{Client, Transcripts, create_session},
+    deaf::Deaf,
     guard::Guard,
     house::{self, House},
     http::Ask,
@@ -107,6 +109,14 @@ async fn simulate(plan: Plan, agents: Arc<Agents>, broken: Option<Guard>, tell: 
     if world.is_calm() {
         readiness(&house, &mut checks).await;
     }
+    for said in house.while_deaf() {
+        checks.that("I12 readiness", !said.ready, || {
+            format!(
+                "{} heard nothing of the store for long and said that it was ready",
+                said.process
+            )
+        });
+    }
     let transcripts = std::mem::take(&mut *transcripts.lock().unwrap_or_else(PoisonError::into_inner));
     checks.all(&house, &transcripts);
     Outcome {
@@ -195,17 +205,19 @@ async fn bring(house: Arc<House>, fault: Fault) {
             sleep(fault.lasts).await;
             stalled.go_on();
         }
+        Kind::ClockJump { process, by_ms } => house.process(process).set_clock(TimeDelta::milliseconds(by_ms)),
         Kind::Cut { process, edge } => {
             let cut = house.process(process);
             if edge == Edge::Store {
                 world.trouble(Some(&cut.name), fault.lasts);
             }
             cut.cut(edge, Instant::now() + fault.lasts);
+            Deaf::until_the_end(&house, &fault).await;
         }
         Kind::StoreAway => {
             world.trouble(None, fault.lasts);
             house.database.go_away();
-            sleep(fault.lasts).await;
+            Deaf::until_the_end(&house, &fault).await;
             house.database.come_back();
         }
         Kind::SlowCommits => {
