@@ -158,7 +158,48 @@ impl FromStr for Cursor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_says_is_a_cursor_that_says_the_same_or_is_refused(
+            text in prop_oneof![".{0,40}", "[0-9]{0,21}[.]?[0-9]{0,12}"],
+        ) {
+            match text.parse::<Cursor>() {
+                Ok(cursor) => {
+                    prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+                    prop_assert!(cursor.events_seen() <= cursor.version);
+                }
+                Err(refused) => prop_assert!(refused.to_string().len() < 400, "{}", refused),
+            }
+        }
+
+        #[test]
+        fn whatever_lengths_were_recorded_the_deltas_are_the_text(
+            text in ".{0,40}", lengths in prop::collection::vec(prop_oneof![0..5u32, any::<u32>()], 0..20),
+        ) {
+            let reply = reply(&text, &lengths);
+            prop_assert_eq!(deltas(&reply).concat(), text);
+        }
+    }
+
+    fn reply(text: &str, lengths: &[u32]) -> ModelReplied {
+        ModelReplied {
+            step: 1,
+            attempt: 1,
+            text: text.into(),
+            tool_calls: vec![],
+            usage: Default::default(),
+            model: "m".into(),
+            provider_id: None,
+            finish_reason: None,
+            latency_ms: 1,
+            first_token_ms: None,
+            deltas: lengths.to_vec(),
+        }
+    }
 
     #[test]
     fn a_cursor_inside_a_step_lies_before_the_event_and_after_the_one_before() {
@@ -185,19 +226,6 @@ mod tests {
 
     #[test]
     fn deltas_are_rebuilt_from_the_lengths_and_always_concatenate_to_the_text() {
-        let reply = |text: &str, lengths: &[u32]| ModelReplied {
-            step: 1,
-            attempt: 1,
-            text: text.into(),
-            tool_calls: vec![],
-            usage: Default::default(),
-            model: "m".into(),
-            provider_id: None,
-            finish_reason: None,
-            latency_ms: 1,
-            first_token_ms: None,
-            deltas: lengths.to_vec(),
-        };
         assert_eq!(deltas(&reply("héllo", &[3, 3])), ["hé", "llo"]);
         assert_eq!(
             deltas(&reply("héllo", &[2, 4])),

@@ -68,7 +68,8 @@ pub enum Signal {
 
 #[async_trait]
 pub trait LiveFeed: Send + Sync + 'static {
-    /// Sends frames of one or more runs, in order. Never fails: what is lost is filled from the store.
+    /// Sends frames of one or more runs, in order. Never fails and never waits for the other side: what is lost is
+    /// filled from the store, and whoever publishes has leases to keep.
     async fn publish(&self, frames: Vec<Frame>);
 
     /// Watches one run. Everything published after this returns is seen, or announced as missed.

@@ -91,3 +91,32 @@ pub trait CommandQueue: Send + Sync + 'static {
     /// Commands not yet acknowledged.
     async fn depth(&self) -> Result<u64, Error>;
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, sample::Index};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_lies_in_the_queue_is_a_command_that_says_the_same_or_is_none(
+            bytes in prop::collection::vec(any::<u8>(), 0..64), at in any::<Index>(), over in any::<bool>(),
+            version in any::<u64>(), dispatch in any::<u64>(),
+        ) {
+            let command = Advance { run_id: RunId::default(), tenant: TenantId::default(), version, dispatch };
+            let mut sent = serde_json::to_vec(&command).expect("plain fields");
+            prop_assert_eq!(serde_json::from_slice::<Advance>(&sent).ok(), Some(command));
+            // Junk alone, and junk in the middle of a command.
+            let at = at.index(sent.len());
+            let end = if over { (at + bytes.len()).min(sent.len()) } else { at };
+            sent.splice(at..end, bytes.iter().copied());
+            for junk in [bytes, sent] {
+                if let Ok(read) = serde_json::from_slice::<Advance>(&junk) {
+                    let again = serde_json::to_vec(&read).expect("plain fields");
+                    prop_assert_eq!(serde_json::from_slice::<Advance>(&again).ok(), Some(read));
+                }
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod parking;
 mod sentences;
 mod sentences_about_ends;
 mod sentences_about_people;
+mod spoilt;
 mod upcasting;
 
 use cqrs_es::test::{AggregateTestExecutor, TestFramework};

@@ -171,6 +171,8 @@ fn unknown_key(message: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::Index};
+
     use super::*;
 
     fn refused(text: &str) -> String {
@@ -191,6 +193,30 @@ mod tests {
         );
         assert!(refused("[gateway]\nbody_byte_max = 1\n").contains("did you mean \"body_bytes_max\"?"));
         assert!(refused("[datbase]\nurl = \"x\"\n").contains("did you mean \"database\"?"));
+    }
+
+    const EVERY_SECTION: &str = "agents = \"a\"\n[database]\nurl = \"postgres://x\"\n[nats]\nreplicas = 3\n[gateway]\n\
+         requests_per_minute = 600\n[tools]\nhttp_get_allow_hosts = [\"a:80\"]\n[log]\nformat = \"json\"\n\
+         [providers.spare]\nbase_url = \"http://spare/v1\"\nconcurrency_max = 8\n";
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_at_a_place_in_it(
+            junk in prop_oneof![".{0,60}", "[\\[\\]{}\"'=.,#a-z0-9 \\n\\r-]{0,60}"], at in any::<Index>(), over in 0..8usize,
+        ) {
+            // Junk alone, and junk in the middle of a file that reads.
+            let at = at.index(EVERY_SECTION.len());
+            let end = (at + over).min(EVERY_SECTION.len());
+            let spoilt = format!("{}{junk}{}", &EVERY_SECTION[..at], &EVERY_SECTION[end..]);
+            for text in [junk, spoilt] {
+                let Err(problem) = ConfigFile::parse(&text) else { continue };
+                let mut words = problem.splitn(3, ':');
+                let mut number = || words.next().and_then(|word| word.parse::<usize>().ok());
+                let (line, column) = (number(), number());
+                prop_assert!(line.is_some_and(|line| line <= text.matches('\n').count() + 1), "{}", problem);
+                prop_assert!(column.is_some(), "{}", problem);
+            }
+        }
     }
 
     #[test]
@@ -217,10 +243,7 @@ mod tests {
 
     #[test]
     fn every_section_reads() {
-        let text = "agents = \"a\"\n[database]\nurl = \"postgres://x\"\n[nats]\nreplicas = 3\n[gateway]\n\
-                    requests_per_minute = 600\n[tools]\nhttp_get_allow_hosts = [\"a:80\"]\n[log]\nformat = \"json\"\n\
-                    [providers.spare]\nbase_url = \"http://spare/v1\"\nconcurrency_max = 8\n";
-        let Ok(file) = ConfigFile::parse(text) else {
+        let Ok(file) = ConfigFile::parse(EVERY_SECTION) else {
             panic!("it does not read")
         };
         assert_eq!((file.nats.replicas, file.gateway.requests_per_minute), (Some(3), 600));

@@ -190,7 +190,26 @@ fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::Index};
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_an_issuer_answers_is_a_key_set_or_is_refused(
+            junk in prop::collection::vec(any::<u8>(), 0..32), at in any::<Index>(), over in 0..8usize,
+        ) {
+            let set = br#"{"keys":[{"kid":"a","kty":"RSA","n":"sXch","e":"AQAB"},{"kty":"EC","crv":"P-256","x":"f83O","y":"x_FE"}]}"#;
+            let at = at.index(set.len());
+            let mut spoilt = set.to_vec();
+            spoilt.splice(at..(at + over).min(set.len()), junk.iter().copied());
+            for bytes in [junk, spoilt] {
+                if let Ok(keys) = read_keys(&bytes) {
+                    prop_assert!((1..=KEYS_MAX).contains(&keys.len()));
+                }
+            }
+        }
+    }
 
     #[test]
     fn only_public_keys_for_signatures_are_taken_and_each_has_one_algorithm() {

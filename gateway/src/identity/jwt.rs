@@ -136,3 +136,43 @@ fn subject(sub: Option<&str>) -> String {
         .collect();
     format!("token:{kept}")
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use jsonwebtoken::{EncodingKey, Header};
+    use proptest::{prelude::*, sample::Index};
+
+    use super::*;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn verified(token: &str) -> bool {
+        let config = JwtConfig::shared_secret(&Secret::new(SECRET), "steadfast").expect("a secret of that length");
+        // Nothing is waited for where the key is known.
+        config.verify(token).now_or_never().expect("an answer at once").is_ok()
+    }
+
+    fn token() -> String {
+        let claims = serde_json::json!({ "aud": "steadfast", "exp": 4_000_000_000_u64, "tenant": "acme", "sub": "x" });
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        jsonwebtoken::encode(&Header::default(), &claims, &key).expect("a token")
+    }
+
+    proptest! {
+        #[test]
+        fn no_made_up_token_is_taken(text in prop_oneof![".{0,80}", "[A-Za-z0-9_-]{0,60}[.][A-Za-z0-9_-]{0,60}[.][A-Za-z0-9_-]{0,60}"]) {
+            prop_assert!(!verified(&text), "{:?} was taken", text);
+        }
+
+        #[test]
+        fn a_token_that_was_changed_anywhere_is_refused(at in any::<Index>(), with in "[A-Za-z0-9_.=-]{0,3}", over in 0..4usize) {
+            let token = token();
+            prop_assert!(verified(&token));
+            let at = at.index(token.len());
+            let end = (at + over).min(token.len());
+            let changed = format!("{}{with}{}", &token[..at], &token[end..]);
+            prop_assert!(changed == token || !verified(&changed), "{:?} was taken", changed);
+        }
+    }
+}

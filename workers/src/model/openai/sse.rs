@@ -89,7 +89,9 @@ impl Parser {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
+
+    use super::{Event, NotText, Parser};
 
     fn event(name: &str, data: &str) -> Event {
         Event {
@@ -122,6 +124,29 @@ mod tests {
                 let events = read(text.as_bytes(), piece).expect("text");
                 assert_eq!(events, expected, "{ends:?}, pieces of {piece}");
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_the_same_wherever_the_pieces_are_cut(
+            // The bytes that mean something come often.
+            bytes in prop::collection::vec(
+                prop_oneof![any::<u8>(), prop::sample::select(&b"\n\n\r: data:event:\xef\xbb\xbf"[..])], 0..200),
+            piece in 1..20usize,
+        ) {
+            let whole = read(&bytes, bytes.len().max(1));
+            prop_assert_eq!(read(&bytes, piece), whole);
+        }
+
+        #[test]
+        fn events_among_any_lines_are_read(
+            junk in prop::collection::vec("[^\\r\\n\u{FEFF}]{0,12}", 0..6), data in "[^ \\r\\n][^\\r\\n]{0,12}",
+            piece in 1..20usize,
+        ) {
+            let text = format!("{}\n\ndata: {data}\n\n", junk.join("\n\n"));
+            let events = read(text.as_bytes(), piece).expect("text");
+            prop_assert_eq!(events.last(), Some(&event("", &data)));
         }
     }
 

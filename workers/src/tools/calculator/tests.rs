@@ -158,3 +158,17 @@ fn no_sequence_of_known_signs_makes_it_panic() {
         assert!(computed.is_ok(), "{expression:?} made the calculator panic");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_model_asks_for_is_computed_or_refused(
+        any in ".{0,80}",
+        likely in "[0-9.eE+*/%^() -]{0,80}|((abs|sqrt|round|min|max|log|pow)?[(]?-?[0-9.]{1,8}[)]?[-+*/%^, ]{1,2}){1,12}",
+        depth in 0..EXPRESSION_CHARS_MAX,
+    ) {
+        for expression in [any, likely, "(".repeat(depth), "-".repeat(depth), "2^".repeat(depth / 2)] {
+            // Answers, whatever it is: a panic or an overflow of the stack would take the worker with it.
+            let _ = compute(&expression);
+        }
+    }
+}
