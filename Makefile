@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help dev services test protocol simulate chaos lint bench real-model test-real-model clean-services
+.PHONY: help dev services test protocol simulate chaos lint bench side-by-side real-model test-real-model clean-services
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -46,6 +46,9 @@ chaos: ## play every fault scenario on real processes, or MINUTES=30 of them aga
 
 bench: ## measure a release build on Postgres and NATS with a scripted model
 	tests/bench.sh
+
+side-by-side: ## measure Steadfast beside Restate, DBOS and LangGraph, installed by name (bench/README.md)
+	bench/side-by-side.py
 
 real-model: ## serve a small real model with an OpenAI-compatible API on 127.0.0.1:18400
 	tests/real-model.sh

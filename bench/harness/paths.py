@@ -1,0 +1,21 @@
+"""Where things are."""
+
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent.parent
+REPO = BENCH.parent
+PEERS = BENCH / "peers"
+# On the disk of the repository, where Postgres has its data too: every system pays for the same one.
+OUT = BENCH / "out"
+
+STEADFAST = REPO / "target/dist/steadfast"
+MODEL = REPO / "target/dist/scripted-model"
+LOAD = BENCH / "target/release/load"
+DBOS_AGENT = BENCH / "target/release/dbos-agent"
+RESTATE_AGENT = BENCH / "target/release/restate-agent"
+RESTATE_SERVER = PEERS / "restate/node_modules/.bin/restate-server"
+SERVICES = REPO / "tests/services.sh"
+
+
+def python_of(peer: str) -> Path:
+    return PEERS / peer / ".venv/bin/python"

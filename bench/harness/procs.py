@@ -1,0 +1,139 @@
+"""Processes: started, waited for, stopped, and what they cost."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+READY_SECONDS_MAX = 60
+STOP_SECONDS_MAX = 15
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Failed(Exception):
+    """What is wrong, in words for the person who started the bench."""
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class Group:
+    """The processes of one system, each with a log below `home`; all end with the `with` block."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.started: dict[str, subprocess.Popen] = {}
+
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        for process in reversed(self.started.values()):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        end = time.monotonic() + STOP_SECONDS_MAX
+        for process in self.started.values():
+            try:
+                process.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass
+            try:
+                os.killpg(process.pid, signal.SIGKILL)  # and what it left behind
+            except ProcessLookupError:
+                pass
+            process.wait()
+
+    def start(self, name: str, command: list, env: dict[str, str] | None = None) -> int:
+        with open(self.home / f"{name}.log", "wb") as log:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=self.home,  # nobody's configuration lies here but what the bench puts here
+                env={**os.environ, **(env or {})},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self.started[name] = process
+        return process.pid
+
+    def run(self, name: str, command: list, env: dict[str, str] | None = None) -> None:
+        """A command that comes to its end by itself."""
+        self.start(name, command, env)
+        process = self.started.pop(name)
+        if process.wait():
+            raise Failed(f"{name} exited with {process.returncode}:\n{self.end_of_log(name)}")
+
+    def ready(self, name: str, url: str) -> None:
+        end = time.monotonic() + READY_SECONDS_MAX
+        while time.monotonic() < end:
+            if self.started[name].poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(url, timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise Failed(f"{name} is not ready ({url} does not answer 200):\n{self.end_of_log(name)}")
+
+    def logged(self, name: str, text: str, times: int) -> None:
+        """Waits until its log has said so, so often."""
+        end = time.monotonic() + READY_SECONDS_MAX
+        while time.monotonic() < end and self.started[name].poll() is None:
+            if (self.home / f"{name}.log").read_text(errors="replace").count(text) >= times:
+                return
+            time.sleep(0.1)
+        raise Failed(f"{name} has not said {text!r} {times} times:\n{self.end_of_log(name)}")
+
+    def end_of_log(self, name: str, lines: int = 15) -> str:
+        return "\n".join((self.home / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
+
+
+def _stats() -> dict[int, tuple[int, int, int]]:
+    """Of every process: parent, ticks of CPU (its own, and of children that ended), resident pages."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                # The name is in parentheses and may hold anything.
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue  # ended meanwhile
+        found[int(entry)] = (int(fields[1]), sum(map(int, fields[11:15])), int(fields[21]))
+    return found
+
+
+def trees(roots: dict[str, int]) -> dict[str, tuple[float, float]]:
+    """CPU seconds so far and resident MiB of each process with all its descendants."""
+    stats = _stats()
+    children: dict[int, list[int]] = {}
+    for pid, (parent, _, _) in stats.items():
+        children.setdefault(parent, []).append(pid)
+    costs = {}
+    for name, root in roots.items():
+        if root not in stats:
+            raise Failed(f"{name} (pid {root}) has ended in the middle of a measurement")
+        ticks = pages = 0
+        family = [root]
+        while family:
+            pid = family.pop()
+            ticks += stats[pid][1]
+            pages += stats[pid][2]
+            family += children.get(pid, [])
+        costs[name] = (ticks / TICKS_PER_SECOND, pages * PAGE_BYTES / 2**20)
+    return costs

@@ -1,0 +1,65 @@
+"""The test bed's private Postgres and NATS."""
+
+import re
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .paths import SERVICES
+from .procs import Failed
+
+
+@dataclass
+class Services:
+    postgres_url: str  # without a database
+    nats_url: str
+    psql: str
+    postgres_pid: int
+    nats_pid: int
+    versions: dict[str, str]
+
+    def sql(self, statement: str) -> str:
+        command = [self.psql, "-qAtX", "-v", "ON_ERROR_STOP=1", f"{self.postgres_url}/postgres", "-c", statement]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Failed(f"Postgres refused `{statement}`: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    @contextmanager
+    def database(self, name: str):
+        """A new database; what was written before is on the disk, so nobody pays for another's checkpoint."""
+        self.sql(f"drop database if exists {name} with (force)")
+        self.sql(f"create database {name}")
+        self.sql("checkpoint")
+        try:
+            yield f"{self.postgres_url}/{name}"
+        finally:
+            self.sql(f"drop database if exists {name} with (force)")
+
+
+def start() -> Services:
+    ask("start")
+    env = dict(re.findall(r"^export (\w+)=(.*)$", ask("env"), re.MULTILINE))
+    run_dir = Path(re.search(r"data and logs: (.*)", ask("status")).group(1))
+    nats = env["STEADFAST_NATS_SERVER"]
+    services = Services(
+        postgres_url=env["DATABASE_URL"].rpartition("/")[0],
+        nats_url=env["NATS_URL"],
+        psql=f"{env['STEADFAST_PG_BIN']}/psql",
+        postgres_pid=int((run_dir / "data/postmaster.pid").read_text().split()[0]),
+        nats_pid=int((run_dir / "nats.pid").read_text()),
+        versions={},
+    )
+    services.versions = {
+        "postgres": services.sql("show server_version"),
+        "nats-server": subprocess.run([nats, "--version"], capture_output=True, text=True).stdout.strip(),
+    }
+    return services
+
+
+def ask(command: str) -> str:
+    done = subprocess.run([SERVICES, command], capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"tests/services.sh {command} failed: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,36 @@
+"""DBOS from PyPI, on the Postgres of the test bed."""
+
+from contextlib import contextmanager
+
+from .. import install
+from ..procs import Group
+from . import python_app
+from .system import LAST_WORD, TASK, Running, Surroundings, System
+
+
+class Dbos(System):
+    name = "dbos"
+    title = "DBOS (Python, Postgres)"
+
+    @staticmethod
+    def install() -> None:
+        install.python("dbos")
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        return python_app.versions("dbos", ["dbos", "fastapi", "uvicorn", "httpx", "psycopg", "sqlalchemy"])
+
+    @staticmethod
+    @contextmanager
+    def start(around: Surroundings):
+        with around.services.database("side_by_side_dbos") as url, Group(around.home) as group:
+            env = {"DBOS_SYSTEM_DATABASE_URL": url, "OPENAI_BASE_URL": around.model_url}
+            port, pid = python_app.serve(group, "dbos", env)
+            yield Running(
+                url=f"http://127.0.0.1:{port}/runs",
+                body={"input": TASK},
+                expect=['"output"', LAST_WORD],
+                piece=None,
+                processes={"dbos": pid},
+                stores={"postgres": around.services.postgres_pid},
+            )
