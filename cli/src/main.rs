@@ -3,6 +3,8 @@
 //! It composes the rooms and has no logic of its own: [`compose`] builds what they stand on, each command is one file
 //! of [`commands`], and [`client`] speaks to a running Steadfast as anybody else would.
 
+#[cfg(feature = "count-allocations")]
+mod allocations;
 mod args;
 mod client;
 mod commands;
@@ -32,6 +34,8 @@ use crate::{
 fn main() -> ExitCode {
     // First of all: whoever speaks TLS later finds this provider. It fails only if there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    #[cfg(feature = "count-allocations")]
+    allocations::export();
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(Failure::OutputClosed) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 //! It knows nothing of the workspace's own crates. A fixture that shared code with what it tests would share its bugs,
 //! and the bed must build when the rooms do not.
 
+pub mod bench;
 pub mod chaos;
 pub mod model;
 pub mod private;

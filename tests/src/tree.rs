@@ -12,6 +12,21 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Each of these processes with all its descendants, seen at one moment.
+pub(crate) fn families_of(pids: &[u32]) -> Vec<Vec<u32>> {
+    let all = all();
+    let family = |pid: &u32| {
+        let mut family = vec![*pid];
+        let mut at = 0;
+        while let Some(parent) = family.get(at).copied() {
+            family.extend(all.iter().filter(|p| p.parent == parent && !p.is_dead()).map(|p| p.pid));
+            at += 1;
+        }
+        family
+    };
+    pids.iter().map(family).collect()
+}
+
 /// Whether any of them still runs. A zombie does not: it holds no file, port or memory.
 pub(crate) fn any_alive(pids: &[u32]) -> bool {
     all().iter().any(|p| pids.contains(&p.pid) && !p.is_dead())
@@ -80,6 +95,8 @@ mod tests {
     fn a_child_is_found() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         assert!(children_of(std::process::id()).contains(&child.id()));
+        let family = &families_of(&[std::process::id()])[0];
+        assert!(family[0] == std::process::id() && family.contains(&child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!any_alive(&[child.id()]));

@@ -32,9 +32,11 @@ pub const DIRECTIVES: &str = r#"Directives in the last user message:
   [[tool:NAME {"json":"args"}]]  call this tool; several are called in one turn, in order
   [[then]]                       between tools: those after it are called in the next turn
   [[loop]]                       call the first tool again and again, for ever
+  [[loop:499]]                   in so many steps, and then answer
   [[say:some text]]              answer this text; without [[tool]], at once
   [[echo]]                       answer the roles and contents of all messages, as JSON
   [[tokens:200]]                 words of the answer
+  [[times:200]]                  so many words; in a stream each is the time it is sent: t and 16 digits of microseconds
   [[fault:NAME]]                 every call for this text fails
   [[fault:NAME*2]]               the first two calls for this very text fail; several faults strike one after another
   [[fault:NAME@2]]               only the call of the second step fails (NAME*1@2: only the first such call)

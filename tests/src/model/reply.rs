@@ -11,6 +11,9 @@ const WORDS: [&str; 12] = [
     "this", "is", "the", "answer", "of", "a", "scripted", "model", "which", "says", "always", "so:",
 ];
 
+/// A word that is sent as `t`, sixteen digits of microseconds since 1970, and a blank: the time of sending.
+pub(crate) const TIME: &str = "t0000000000000000 ";
+
 #[derive(Debug, PartialEq)]
 pub(crate) enum Reply {
     Calls(Vec<Call>),
@@ -83,7 +86,7 @@ fn calls(request: &Request, script: &Script, text: &str) -> Vec<Call> {
             args: arguments(first.0, first.1, text).to_string(),
         }]
     };
-    if script.again {
+    if script.again.is_some_and(|steps| step < steps) {
         return script
             .tools
             .first()
@@ -92,7 +95,7 @@ fn calls(request: &Request, script: &Script, text: &str) -> Vec<Call> {
     if !script.tools.is_empty() {
         return script.tools.get(step).into_iter().flatten().map(ordered).collect();
     }
-    let answers_at_once = script.say.is_some() || script.echo;
+    let answers_at_once = script.say.is_some() || script.echo || script.times.is_some() || script.again.is_some();
     if request.last_role() == "user" && !answers_at_once {
         unasked()
     } else {
@@ -129,6 +132,9 @@ fn answer(request: &Request, script: &Script, tokens: usize) -> Vec<String> {
             instance(schema, schema, "scripted", 0)
         };
         return vec![value.to_string()];
+    }
+    if let Some(words) = script.times {
+        return vec![TIME.into(); words];
     }
     let words = script.tokens.unwrap_or(tokens).max(1);
     let mut pieces: Vec<_> = (0..words - 1).map(|i| format!("{} ", WORDS[i % WORDS.len()])).collect();
@@ -233,5 +239,7 @@ mod tests {
         assert_eq!(reply(chain, json!([]), json!([])), said);
         assert_eq!(reply("[[say:bye now]]", tools(), json!([])), said);
         assert_eq!(names(&reply("[[loop]]", tools(), after_one_step())), ["first"]);
+        assert_eq!(names(&reply("[[loop:2]]", tools(), after_one_step())), ["first"]);
+        assert_eq!(reply("[[loop:1]]", tools(), after_one_step()).kind(), "answer");
     }
 }

@@ -81,8 +81,11 @@ pub(crate) struct Script {
     pub tools: Vec<Vec<ToolOrder>>,
     pub say: Option<String>,
     pub echo: bool,
-    pub again: bool,
+    /// So many steps call the first tool.
+    pub again: Option<usize>,
     pub tokens: Option<usize>,
+    /// So many words of the answer are the time at which each is sent.
+    pub times: Option<usize>,
     pub faults: Vec<FaultOrder>,
 }
 
@@ -115,18 +118,24 @@ impl Script {
         };
         match inside.split_once(':').unwrap_or((inside, "")) {
             ("say", words) => self.say = Some(words.to_owned()),
-            ("tokens", n) => self.tokens = Some(n.parse().map_err(|_| format!("[[tokens:{n}]] is not a number"))?),
+            ("tokens", n) => self.tokens = Some(number("tokens", n)?),
+            ("times", n) => self.times = Some(number("times", n)?),
             ("fault", order) => self
                 .faults
                 .push(fault(order).ok_or_else(|| format!("unknown fault {order}"))?),
             ("echo", "") => self.echo = true,
-            ("loop", "") => self.again = true,
+            ("loop", "") => self.again = Some(usize::MAX),
+            ("loop", n) => self.again = Some(number("loop", n)?),
             ("then", "") => self.tools.push(vec![]),
             // Double brackets occur in ordinary text too: [[wiki links]], nested arrays.
             _ => {}
         }
         Ok(rest)
     }
+}
+
+fn number(name: &str, text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("[[{name}:{text}]] is not a number"))
 }
 
 /// `NAME {"json":"args"}]] rest`; the arguments may hold brackets themselves.
@@ -217,6 +226,7 @@ mod tests {
         for bad in [
             "[[fault:500x]]",
             "[[tokens:many]]",
+            "[[loop:often]]",
             "[[tool:a {\"x\"}]]",
             "[[tool:a",
             "[[fault:cut*]]",

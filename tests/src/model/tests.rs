@@ -151,6 +151,23 @@ async fn a_fault_can_wait_for_the_second_step() {
 }
 
 #[tokio::test]
+async fn a_streamed_word_can_say_when_it_was_sent() {
+    let model = ScriptedModel::start_with(Settings {
+        token_ms: 20,
+        ..Settings::default()
+    })
+    .await;
+    let chunks = stream(&model, request(&[user("[[times:3]]")])).await.unwrap();
+    let text = text_of(&chunks);
+    let times: Vec<u64> = text
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix('t')?.parse().ok())
+        .collect();
+    assert!(times.len() == 3 && times[0] > 0, "{text}");
+    assert!(times.windows(2).all(|pair| pair[1] > pair[0]), "{text}");
+}
+
+#[tokio::test]
 async fn a_stream_breaks_in_the_way_that_was_ordered() {
     let model = ScriptedModel::start().await;
     let broken =

@@ -12,7 +12,11 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::{reply::Reply, script::Fault, state::Settings};
+use super::{
+    reply::{Reply, TIME},
+    script::Fault,
+    state::Settings,
+};
 
 /// Of one answer.
 pub(crate) struct Envelope<'a> {
@@ -87,7 +91,7 @@ pub(crate) fn whole<G: Send + 'static>(
         ttft_ms: total,
         ..settings.clone()
     };
-    respond("application/json", vec![body.into()], last, &settings, guard)
+    respond("application/json", vec![body.into()], last, &settings, false, guard)
 }
 
 /// The answer in chunks, one word each.
@@ -153,7 +157,8 @@ pub(crate) fn streamed<G: Send + 'static>(
             frames.push(Bytes::from_static(b"data: [DONE]\n\n"));
         }
     }
-    respond("text/event-stream; charset=utf-8", frames, last, settings, guard)
+    let timed = matches!(reply, Reply::Text(pieces) if pieces.first().is_some_and(|piece| piece == TIME));
+    respond("text/event-stream; charset=utf-8", frames, last, settings, timed, guard)
 }
 
 fn deltas(envelope: &Envelope, reply: &Reply) -> Vec<Value> {
@@ -217,12 +222,14 @@ enum Last {
     Hang,
 }
 
-/// `guard` lives until the body has been sent or its reader has gone.
+/// `timed`: words that say when they are sent are among the frames. `guard` lives until the body has been sent or its
+/// reader has gone.
 fn respond<G: Send + 'static>(
     content_type: &'static str,
     frames: Vec<Bytes>,
     last: Last,
     settings: &Settings,
+    timed: bool,
     guard: G,
 ) -> Response {
     let (first_ms, next_ms) = (settings.ttft_ms, settings.token_ms);
@@ -232,7 +239,7 @@ fn respond<G: Send + 'static>(
         if ms > 0 {
             tokio::time::sleep(Duration::from_millis(ms)).await;
         }
-        Ok(frame)
+        Ok(if timed { with_time(&frame) } else { frame })
     });
     let end = async move {
         let _held = guard;
@@ -256,6 +263,17 @@ fn respond<G: Send + 'static>(
         boxed(body),
     )
         .into_response()
+}
+
+/// The frame with the time that it is now, if it says one.
+fn with_time(frame: &Bytes) -> Bytes {
+    let Some(at) = frame.windows(TIME.len()).position(|window| window == TIME.as_bytes()) else {
+        return frame.clone();
+    };
+    let now = format!("t{:016} ", crate::since_epoch().as_micros());
+    [&frame[..at], now.as_bytes(), &frame[at + TIME.len()..]]
+        .concat()
+        .into()
 }
 
 fn boxed(stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {

@@ -22,7 +22,7 @@ pub struct PrivateNats {
 
 impl PrivateNats {
     pub async fn start() -> Result<Self> {
-        let program = program("STEADFAST_NATS_SERVER").await?;
+        let program = Self::program().await?;
         let mut this = Self {
             proc: None,
             home: Home::new()?,
@@ -31,6 +31,15 @@ impl PrivateNats {
         };
         this.restart().await?;
         Ok(this)
+    }
+
+    /// The path of `nats-server`.
+    pub async fn program() -> Result<PathBuf> {
+        program("STEADFAST_NATS_SERVER").await
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.proc.as_ref().map(Proc::pid)
     }
 
     pub fn url(&self) -> String {

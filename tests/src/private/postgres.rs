@@ -23,18 +23,36 @@ pub struct PrivatePostgres {
     home: Home,
     bin: PathBuf,
     port: u16,
+    /// Beyond those every cluster has.
+    settings: Vec<String>,
 }
 
 impl PrivatePostgres {
     pub async fn start() -> Result<Self> {
+        Self::start_with(vec![]).await
+    }
+
+    /// With settings of its own, such as `shared_buffers=512MB`.
+    pub async fn start_with(settings: Vec<String>) -> Result<Self> {
         let mut this = Self {
             proc: None,
             home: Home::new()?,
-            bin: program("STEADFAST_PG_BIN").await?,
+            bin: Self::programs().await?,
             port: free_port(),
+            settings,
         };
         this.renew().await?;
         Ok(this)
+    }
+
+    /// The directory of `postgres`, `initdb` and the others.
+    pub async fn programs() -> Result<PathBuf> {
+        program("STEADFAST_PG_BIN").await
+    }
+
+    /// The postmaster; all other processes of the cluster are its children.
+    pub fn pid(&self) -> Option<u32> {
+        self.proc.as_ref().map(Proc::pid)
     }
 
     /// Another cluster on the same port, empty, with transaction numbers that begin again.
@@ -131,6 +149,9 @@ impl PrivatePostgres {
             "max_connections=200",
             "fsync=on",
         ] {
+            command.args(["-c", setting]);
+        }
+        for setting in &self.settings {
             command.args(["-c", setting]);
         }
         let log = self.home.path("postgres.log");

@@ -24,6 +24,18 @@ pub fn steadfast() -> &'static Path {
     path.as_ref().unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Another program of this build, such as `scripted-model`. Cargo builds it with the tests and with `--bins`.
+pub fn beside(name: &str) -> Result<PathBuf, String> {
+    let path = profile().join(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(format!(
+        "{} is missing; see `cargo build -p steadfast-tests --bins`",
+        path.display()
+    ))
+}
+
 /// `target/<profile>`; a test is `target/<profile>/deps/it-…`, a program lies in it.
 fn profile() -> PathBuf {
     let me = std::env::current_exe().expect("the path of this program");
@@ -79,17 +91,27 @@ fn cargo_build(binary: &Path, args: &[&str], env: &[(&str, PathBuf)]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// The same program with its crash points, in a place of its own: nobody takes it for the one that ships. Cargo keeps
-/// what both are made of together.
+/// The same program with its crash points.
 pub fn with_crash_points() -> &'static Path {
     static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let path = PATH.get_or_init(|| {
-        let (place, profile) = (target().join("crash-points"), profile());
+    with_feature("crash-points", &PATH)
+}
+
+/// The same program, counting what it allocates.
+pub fn counting_allocations() -> &'static Path {
+    static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
+    with_feature("count-allocations", &PATH)
+}
+
+/// In a place of its own: nobody takes it for the one that ships. Cargo keeps what both are made of together.
+fn with_feature(feature: &'static str, path: &'static OnceLock<Option<PathBuf>>) -> &'static Path {
+    let path = path.get_or_init(|| {
+        let (place, profile) = (target().join(feature), profile());
         let binary = place.join(profile.file_name().unwrap_or_default()).join("steadfast");
         let env = [("CARGO_TARGET_DIR", place), ("CARGO_BUILD_BUILD_DIR", target())];
-        cargo_build(&binary, &["--features", "crash-points"], &env).then_some(binary)
+        cargo_build(&binary, &["--features", feature], &env).then_some(binary)
     });
-    let said =
-        "`steadfast` does not build with its crash points: see `cargo build -p steadfast-cli --features crash-points`";
-    path.as_deref().expect(said)
+    path.as_deref().unwrap_or_else(|| {
+        panic!("`steadfast` does not build so: see `cargo build -p steadfast-cli --features {feature}`")
+    })
 }

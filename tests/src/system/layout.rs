@@ -1,6 +1,6 @@
 //! What a stack is made of, and how it is put together.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use crate::{PrivateNats, PrivatePostgres, ScriptedModel, Settings, fresh_prefix, services};
 
@@ -40,12 +40,17 @@ const CLEARED: [&str; 25] = [
     "http_proxy",
 ];
 
+/// In a `steadfast.toml`: the address of the second model server.
+const SPARE: &str = "{spare}";
+
 /// What a stack is to be made of.
 pub struct Layout {
     mode: Mode,
     gateways: usize,
     workers: usize,
     private: bool,
+    postgres: Vec<String>,
+    program: &'static Path,
     model: Option<Settings>,
     config: Option<String>,
     agents: Vec<(String, String)>,
@@ -63,6 +68,8 @@ impl Layout {
             gateways: 1,
             workers: 0,
             private: false,
+            postgres: vec![],
+            program: binary::steadfast(),
             model,
             config: None,
             agents: vec![],
@@ -93,6 +100,19 @@ impl Layout {
     /// Servers of its own, to be killed.
     pub fn private_servers(self) -> Self {
         Self { private: true, ..self }
+    }
+
+    /// Settings of its own Postgres, such as `shared_buffers=512MB`.
+    pub fn postgres_settings(self, settings: &[String]) -> Self {
+        Self {
+            postgres: settings.to_vec(),
+            ..self
+        }
+    }
+
+    /// Another build of the program, for every process and command.
+    pub fn program(self, program: &'static Path) -> Self {
+        Self { program, ..self }
     }
 
     /// A build of the program that can be told where to die.
@@ -126,7 +146,7 @@ impl Layout {
         self
     }
 
-    /// A `steadfast.toml`, and a second model server: `{spare}` in it stands for the address.
+    /// A `steadfast.toml`; where it says `{spare}`, that is the address of a second model server.
     pub fn config(self, text: &str) -> Self {
         Self {
             config: Some(text.into()),
@@ -161,7 +181,8 @@ impl Layout {
             None => None,
         };
         let (postgres, nats) = if self.private {
-            let (postgres, nats) = tokio::join!(PrivatePostgres::start(), PrivateNats::start());
+            let postgres = PrivatePostgres::start_with(self.postgres.clone());
+            let (postgres, nats) = tokio::join!(postgres, PrivateNats::start());
             (
                 Some(postgres.expect("a Postgres of its own")),
                 Some(nats.expect("a NATS of its own")),
@@ -170,14 +191,14 @@ impl Layout {
             (None, None)
         };
         let spare = match &self.config {
-            Some(text) => {
-                let spare = ScriptedModel::start().await;
-                let text = text.replace("{spare}", &spare.base_url());
-                std::fs::write(dir.join("steadfast.toml"), text).expect("a place to write");
-                Some(spare)
-            }
-            None => None,
+            Some(text) if text.contains(SPARE) => Some(ScriptedModel::start().await),
+            _ => None,
         };
+        if let Some(text) = &self.config {
+            let address = spare.as_ref().map(ScriptedModel::base_url).unwrap_or_default();
+            let written = std::fs::write(dir.join("steadfast.toml"), text.replace(SPARE, &address));
+            written.expect("a place to write");
+        }
         std::fs::create_dir_all(dir.join("agents")).expect("a place to write");
         for (name, text) in &self.agents {
             std::fs::write(dir.join("agents").join(format!("{name}.toml")), text).expect("a place to write");
@@ -194,6 +215,7 @@ impl Layout {
         };
         let mut stack = Stack {
             mode: self.mode,
+            program: self.program,
             network,
             gateways: vec![],
             workers: vec![],
@@ -225,7 +247,7 @@ impl Layout {
             if self.config.is_some() {
                 args.extend(["--config", &config]);
             }
-            let mut role = Role::new(name, &args, stack.env.clone(), &stack.dir);
+            let mut role = Role::new(name, &args, stack.env.clone(), &stack.dir).running(self.program);
             if self.crash_points {
                 role = role.running(binary::with_crash_points());
             }

@@ -15,7 +15,7 @@ mod throttle;
 mod transcript;
 
 pub use api::{Answer, Api, read};
-pub use binary::with_crash_points;
+pub use binary::{beside as program_beside, counting_allocations, steadfast, with_crash_points};
 pub use chance::Chance;
 pub use layout::Layout;
 pub use ledger::{Kill, SETTLE_MAX, Settled, now, settle};

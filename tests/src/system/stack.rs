@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     api::Api,
-    binary, home,
+    home,
     network::Network,
     role::{Env, Role},
 };
@@ -38,6 +38,7 @@ pub async fn room() -> SemaphorePermit<'static> {
 
 pub struct Stack {
     pub mode: Mode,
+    pub(super) program: &'static Path,
     /// In the embedded mode, the one process there is.
     pub gateways: Vec<Role>,
     pub workers: Vec<Role>,
@@ -99,13 +100,18 @@ impl Stack {
 
     /// Runs `steadfast` with these arguments, pointed at this stack.
     pub async fn cli(&self, args: &[&str]) -> Ran {
-        let mut command = tokio::process::Command::new(binary::steadfast());
+        self.cli_within(COMMAND_MAX, args).await
+    }
+
+    /// As [`Stack::cli`], for a command that may take its time.
+    pub async fn cli_within(&self, limit: Duration, args: &[&str]) -> Ran {
+        let mut command = tokio::process::Command::new(self.program);
         command
             .args(args)
             .envs(self.env.iter().map(|(name, value)| (name, value)));
         command.env("STEADFAST_URL", self.gateways[0].url());
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let ran = tokio::time::timeout(COMMAND_MAX, command.output()).await;
+        let ran = tokio::time::timeout(limit, command.output()).await;
         let output = ran.unwrap_or_else(|_| panic!("`steadfast {}` hangs", args.join(" ")));
         let output = output.expect("`steadfast` starts");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -120,10 +126,15 @@ impl Stack {
 
     /// The report of `steadfast check --settled`, whatever it says.
     pub async fn check(&self) -> serde_json::Value {
+        self.check_within(COMMAND_MAX).await
+    }
+
+    /// As [`Stack::check`], for a database that takes its time.
+    pub async fn check_within(&self, limit: Duration) -> serde_json::Value {
         let database = self.database();
         let mut args = vec!["check", "--settled", "--json"];
         args.extend(database.iter().map(String::as_str));
-        let ran = self.cli(&args).await;
+        let ran = self.cli_within(limit, &args).await;
         serde_json::from_str(&ran.stdout)
             .unwrap_or_else(|error| panic!("{error} in the report: {}\n{}", ran.stdout, ran.stderr))
     }

@@ -1,0 +1,155 @@
+//! Two builds in turn, pair by pair, in one sitting: what disturbs one of a pair mostly disturbs the other too.
+
+use std::path::Path;
+
+use super::{
+    Figures, Options,
+    figures::{Table, number, text},
+    level::Level,
+    rig::{Rig, Setup},
+    stats::{Ratio, mean},
+};
+use crate::Result;
+
+/// What is compared of each level. Of the first more is better, of the others less.
+type Measure = (&'static str, fn(&Level) -> f64);
+const MEASURES: [Measure; 4] = [
+    ("runs_per_second", |level| level.runs_per_second),
+    ("cpu_ms_per_run", Level::cpu_ms_per_run),
+    ("final_ms_p50", |level| level.final_ms_p50.unwrap_or(f64::NAN)),
+    ("final_ms_p99", |level| level.final_ms_p99.unwrap_or(f64::NAN)),
+];
+
+/// Measures this build and another one, each on a clean system every time, and who begins changes from pair to pair.
+pub async fn compare(options: &Options, other: &'static Path, pairs: u64) -> Result<Figures> {
+    let mut figures = Figures::default();
+    for clients in &options.c {
+        let mut levels: Vec<(Level, Level)> = vec![];
+        for pair in 0..pairs {
+            println!("{clients} clients: pair {} of {pairs}", pair + 1);
+            let ours_first = pair.is_multiple_of(2);
+            let (mut ours, mut theirs) = (None, None);
+            for ours_now in [ours_first, !ours_first] {
+                let program = if ours_now { None } else { Some(other) };
+                let level = once(options, program, *clients, &mut figures).await?;
+                if ours_now {
+                    ours = Some(level)
+                } else {
+                    theirs = Some(level)
+                }
+            }
+            levels.extend(theirs.zip(ours));
+        }
+        figures.tables.push(table(*clients, &levels));
+    }
+    figures
+        .settings
+        .insert("other".into(), other.display().to_string().into());
+    figures.settings.insert("pairs".into(), pairs.into());
+    figures.settings.insert("seconds".into(), options.seconds.into());
+    Ok(figures)
+}
+
+async fn once(options: &Options, program: Option<&'static Path>, clients: u32, figures: &mut Figures) -> Result<Level> {
+    let options = Options {
+        program,
+        ..options.clone()
+    };
+    let mut rig = Rig::start(
+        &options,
+        Setup {
+            slots: clients.into(),
+            ..Setup::default()
+        },
+    )
+    .await?;
+    let level = rig.load(clients, options.seconds).await?;
+    level.judge(figures);
+    // A build that is fast because it loses runs is not to be compared.
+    let mut settled = Figures::default();
+    rig.settle(&mut settled).await;
+    figures.faults.append(&mut settled.faults);
+    figures.settings.extend(rig.settings.clone());
+    Ok(level)
+}
+
+/// From pairs of (the other build, this build).
+fn table(clients: u32, levels: &[(Level, Level)]) -> Table {
+    let mut table = Table::new(
+        format!(
+            "{clients} clients, {} pairs: this build against the other",
+            levels.len()
+        ),
+        [
+            "measure",
+            "other",
+            "this",
+            "this_to_other",
+            "low_95",
+            "high_95",
+            "verdict",
+        ],
+    );
+    for (name, measure) in MEASURES {
+        let pairs: Vec<(f64, f64)> = levels
+            .iter()
+            .map(|(other, this)| (measure(other), measure(this)))
+            .collect();
+        let (others, these): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+        let ratio = Ratio::of(&pairs);
+        let more_is_better = name == "runs_per_second";
+        let verdict = match ratio.is_a_difference() {
+            false => "no difference shown",
+            true if (ratio.ratio > 1.0) == more_is_better => "better",
+            true => "worse",
+        };
+        table.row([
+            text(name),
+            number(mean(&others), 3),
+            number(mean(&these), 3),
+            number(ratio.ratio, 3),
+            number(ratio.low, 3),
+            number(ratio.high, 3),
+            text(verdict),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(runs_per_second: f64, ms: f64) -> Level {
+        Level {
+            clients: 1,
+            runs: 1,
+            errors: 0,
+            runs_per_second,
+            first_event_ms_p50: None,
+            first_event_ms_p99: None,
+            final_ms_p50: Some(ms),
+            final_ms_p99: None,
+            processes: vec![],
+        }
+    }
+
+    #[test]
+    fn a_difference_beyond_chance_gets_a_verdict_and_another_none() {
+        let levels = [
+            (level(100.0, 5.0), level(120.0, 5.0)),
+            (level(50.0, 5.0), level(60.5, 6.0)),
+            (level(80.0, 6.0), level(95.5, 5.0)),
+        ];
+        let shown = table(64, &levels).to_string();
+        let line = |name: &str| {
+            shown
+                .lines()
+                .find(|line| line.contains(name))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert!(line("runs_per_second").ends_with("better |"), "{shown}");
+        assert!(line("final_ms_p50").contains("no difference shown"), "{shown}");
+    }
+}

@@ -1,0 +1,98 @@
+//! What the figures were taken on: a figure without it cannot be compared with another.
+
+use std::{fs, path::Path, process::Command};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Map, Value};
+
+use super::Options;
+use crate::{PrivateNats, PrivatePostgres, Result, system::Mode};
+
+/// Versions and the machine, for the head of every report.
+pub async fn versions(options: &Options) -> Map<String, Value> {
+    let mut found = Map::new();
+    let mut add = |name: &str, value: Option<String>| {
+        found.insert(name.into(), value.unwrap_or_else(|| "unknown".into()).into());
+    };
+    add("commit", commit());
+    add("program", said(options.program(), &["--version"]));
+    add("rustc", said("rustc", &["--version"]));
+    if options.mode == Mode::Distributed {
+        let postgres = PrivatePostgres::programs().await.ok();
+        add(
+            "postgres",
+            postgres.and_then(|bin| said(bin.join("postgres"), &["--version"])),
+        );
+        let nats = PrivateNats::program().await.ok();
+        add("nats", nats.and_then(|program| said(program, &["--version"])));
+    }
+    add("kernel", read("/proc/sys/kernel/osrelease"));
+    add("cpu", read("/proc/cpuinfo").and_then(|text| field(&text, "model name")));
+    let cores = std::thread::available_parallelism().map(|cores| cores.to_string());
+    add("cores", cores.ok());
+    add(
+        "memory",
+        read("/proc/meminfo").and_then(|text| field(&text, "MemTotal")),
+    );
+    add("open_files_max", open_files().map(|(soft, _)| soft.to_string()));
+    add("unix_time", Some(crate::since_epoch().as_secs().to_string()));
+    found
+}
+
+/// The commit this program was built from, and whether files differ from it.
+fn commit() -> Option<String> {
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let hash = said("git", &["-C", repository, "rev-parse", "--short", "HEAD"])?;
+    let changed = said("git", &["-C", repository, "status", "--porcelain"]);
+    Some(match changed {
+        Some(files) if !files.is_empty() => format!("{hash} with changes"),
+        _ => hash,
+    })
+}
+
+fn said(program: impl AsRef<Path>, args: &[&str]) -> Option<String> {
+    let output = Command::new(program.as_ref()).args(args).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
+}
+
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// `name : value`, as the files of `/proc` have it.
+fn field(text: &str, name: &str) -> Option<String> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn open_files() -> Option<(u64, u64)> {
+    getrlimit(Resource::RLIMIT_NOFILE).ok()
+}
+
+/// As many open files as this user may have, for this process and its children. Answers the number.
+pub fn raise_open_files() -> Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_proc_is_found_by_its_name() {
+        let text = "processor\t: 0\nmodel name\t: AMD EPYC\nmodel name\t: another\n";
+        assert_eq!(field(text, "model name").as_deref(), Some("AMD EPYC"));
+        assert_eq!(field(text, "MemTotal"), None);
+    }
+
+    #[test]
+    fn the_limit_of_open_files_is_raised_to_what_is_allowed() {
+        let limit = raise_open_files().unwrap();
+        assert_eq!(open_files().map(|(soft, _)| soft), Some(limit));
+    }
+}
