@@ -14,15 +14,11 @@ OUTPUT_LINES_SHOWN = 8
 
 
 def build() -> None:
-    """Steadfast as it ships, the scripted model, the load generator and the Restate service."""
+    """Steadfast as it ships, the scripted model, the load generator, and the peers that are written in Rust."""
     shipped = ["cargo", "build", "--profile", "dist", "-p", "steadfast-cli", "-p", "steadfast-tests"]
     run("Steadfast", [*shipped, "--bin", "steadfast", "--bin", "scripted-model"], paths.REPO)
-    cargo("load")
-
-
-def cargo(package: str) -> None:
-    """A package of the bench's own workspace, with what it needs from crates.io."""
-    run(package, ["cargo", "build", "--release", "--locked", "-p", package], paths.BENCH)
+    # All at once: packages built one by one share their crates with other features, and are built again and again.
+    run("the load generator and the peers in Rust", ["cargo", "build", "--release", "--locked"], paths.BENCH)
 
 
 def locked(package: str) -> str:
@@ -35,7 +31,6 @@ def restate() -> None:
     if not paths.RESTATE_SERVER.exists():
         # The server's binary lies in a package of its own: no script needs to run.
         run("the Restate server", ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], paths.PEERS / "restate")
-    cargo("restate-agent")
 
 
 def python(peer: str) -> None:

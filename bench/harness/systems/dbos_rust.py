@@ -12,10 +12,6 @@ class DbosRust(System):
     title = "DBOS (Rust, Postgres)"
 
     @staticmethod
-    def install() -> None:
-        install.cargo("dbos-agent")
-
-    @staticmethod
     def versions() -> dict[str, str]:
         return {"dbos (crates.io)": install.locked("dbos")}
 

@@ -12,7 +12,7 @@ WORKERS = 2
 def versions(peer: str, packages: list[str]) -> dict[str, str]:
     python = paths.python_of(peer)
     frozen = install.answer([python, "-m", "pip", "list", "--format", "freeze"]).splitlines()
-    installed = dict(line.split("==", 1) for line in frozen if "==" in line)
+    installed = dict(line.lower().split("==", 1) for line in frozen if "==" in line)
     return {"python": install.answer([python, "--version"])} | {name: installed[name] for name in packages}
 
 
