@@ -44,8 +44,11 @@ chaos: ## play every fault scenario on real processes, or MINUTES=30 of them aga
 	@eval "$$(tests/services.sh env)" && target/$(if $(RELEASE),release,debug)/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SCENARIO),--scenario $(SCENARIO)) \
 	  $(if $(REPORT),--report $(REPORT)) $(if $(SEED),--seed $(SEED)) $(if $(STRICT),--strict)
 
-bench: ## measure a release build on Postgres and NATS with a scripted model
-	tests/bench.sh
+bench: ## measure a release build: runs at 1 to 1024 clients, or SCENARIO=all, or any BENCH="--mode embedded --c 64"
+	@tests/services.sh start >/dev/null
+	@echo 'bench: building in release mode'
+	@cargo build -q --release -p steadfast-cli -p steadfast-tests --bins
+	@eval "$$(tests/services.sh env)" && target/release/bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(JSON),--json $(JSON)) $(BENCH)
 
 side-by-side: ## measure Steadfast beside Restate, DBOS and LangGraph, installed by name (bench/README.md)
 	bench/side-by-side.py

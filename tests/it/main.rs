@@ -13,6 +13,7 @@ mod store;
 
 // Paths through several rooms are modules below this line, one for each subject.
 mod auth_matrix;
+mod bench;
 mod crash_points;
 mod evals_and_dashboard;
 mod kill;
