@@ -205,23 +205,23 @@ async fn put_blobs(connection: &mut PgConnection, batch: &[&Prepared]) -> Result
     Ok(())
 }
 
-async fn accept(connection: &mut PgConnection, batch: &[&Prepared], winners: &mut Winners) -> Result<(), Error> {
-    let accept = |p: &Prepared| p.append.accept.clone();
-    let key = |p: &Prepared| p.append.idempotency.clone();
+async fn accept<'a>(connection: &mut PgConnection, batch: &[&'a Prepared], winners: &mut Winners) -> Result<(), Error> {
+    let accept = |p: &'a Prepared| p.append.accept.as_ref();
+    let key = |p: &'a Prepared| p.append.idempotency.as_ref();
     let query = sqlx::query_as(ACCEPT)
         .bind(column(batch, |p| p.append.run_id.0))
         .bind(column(batch, |p| p.append.tenant.as_str()))
         .bind(column(batch, |p| accept(p).map(|accept| accept.session_id.0)))
         .bind(column(batch, |p| accept(p).map(|accept| accept.new_session)))
-        .bind(column(batch, |p| accept(p).map(|accept| accept.agent)))
+        .bind(column(batch, |p| accept(p).map(|accept| accept.agent.as_str())))
         .bind(column(batch, |p| p.new_version() as i64))
         .bind(column(batch, |p| p.head_hash().to_vec()))
         .bind(column(batch, |p| accept(p).map(|accept| millis(accept.claim_within))))
         .bind(column(batch, |p| p.append.time))
-        .bind(column(batch, |p| key(p).map(|key| key.key)))
-        .bind(column(batch, |p| key(p).map(|key| key.fingerprint.to_vec())))
+        .bind(column(batch, |p| key(p).map(|key| key.key.as_str())))
+        .bind(column(batch, |p| key(p).map(|key| key.fingerprint.as_slice())))
         .bind(column(batch, |p| key(p).map(|key| i64::from(key.answer.status))))
-        .bind(column(batch, |p| key(p).map(|key| key.answer.body)))
+        .bind(column(batch, |p| key(p).map(|key| key.answer.body.as_str())))
         .bind(column(batch, |p| accept(p).is_some_and(|accept| accept.held)));
     collect(bind_events(query, batch).fetch_all(connection).await?, winners);
     Ok(())
@@ -283,43 +283,28 @@ async fn advance_keyed(connection: &mut PgConnection, prepared: &Prepared, winne
 type Winner = (Uuid, i64, Option<Uuid>);
 type Query<'q> = sqlx::query::QueryAs<'q, sqlx::Postgres, Winner, sqlx::postgres::PgArguments>;
 
-fn bind_events<'q>(query: Query<'q>, batch: &[&Prepared]) -> Query<'q> {
+fn bind_events<'q>(query: Query<'q>, batch: &[&'q Prepared]) -> Query<'q> {
     let rows: Vec<(&Prepared, usize)> = batch
         .iter()
         .flat_map(|prepared| (0..prepared.events.len()).map(move |at| (*prepared, at)))
         .collect();
+    let event = |row: &(&'q Prepared, usize)| &row.0.events[row.1];
     query
         .bind(rows.iter().map(|row| row.0.append.run_id.0).collect::<Vec<Uuid>>())
+        .bind(rows.iter().map(|row| event(row).version as i64).collect::<Vec<i64>>())
         .bind(
             rows.iter()
-                .map(|row| row.0.events[row.1].version as i64)
-                .collect::<Vec<i64>>(),
+                .map(|row| row.0.append.tenant.as_str())
+                .collect::<Vec<&str>>(),
         )
+        .bind(rows.iter().map(|row| event(row).name.as_str()).collect::<Vec<&str>>())
+        .bind(rows.iter().map(|row| event(row).schema as i16).collect::<Vec<i16>>())
+        .bind(rows.iter().map(|row| row.0.append.time).collect::<Vec<Time>>())
+        .bind(rows.iter().map(|row| row.0.written(row.1)).collect::<Vec<&str>>())
         .bind(
             rows.iter()
-                .map(|(p, _)| p.append.tenant.to_string())
-                .collect::<Vec<String>>(),
-        )
-        .bind(
-            rows.iter()
-                .map(|(p, at)| p.events[*at].name.clone())
-                .collect::<Vec<String>>(),
-        )
-        .bind(
-            rows.iter()
-                .map(|(p, at)| p.events[*at].schema as i16)
-                .collect::<Vec<i16>>(),
-        )
-        .bind(rows.iter().map(|(p, _)| p.append.time).collect::<Vec<Time>>())
-        .bind(
-            rows.iter()
-                .map(|(p, at)| p.written(*at).to_owned())
-                .collect::<Vec<String>>(),
-        )
-        .bind(
-            rows.iter()
-                .map(|(p, at)| p.events[*at].hash.to_vec())
-                .collect::<Vec<Vec<u8>>>(),
+                .map(|row| event(row).hash.as_slice())
+                .collect::<Vec<&[u8]>>(),
         )
 }
 

@@ -45,18 +45,27 @@ async fn play(case: &mut Case) {
         .map(|api| read_on(api, stopped.clone()))
         .collect();
     let kills = case.pick(6, 20);
+    // How long one takes here, so that kills fall into its middle.
+    let began = Instant::now();
+    let ran = stack.cli(&["projections", "rebuild", "all"]).await;
+    case.require(ran.code == Some(0), format!("the first rebuild failed: {}", ran.stderr));
+    let mut span = began.elapsed();
     let (mut tries, mut killed) = (0, 0);
     while killed < kills && tries < kills + TRIES_MAX {
         tries += 1;
         // Dropped, the command is killed.
         let rebuild = stack.cli(&["projections", "rebuild", "all"]);
-        let within = Duration::from_millis(50 + case.chance.below(700));
+        let within = span.mul_f64((10 + case.chance.below(80)) as f64 / 100.0);
+        let began = Instant::now();
         match tokio::time::timeout(within, rebuild).await {
             Err(_) => {
                 killed += 1;
                 case.fault();
             }
-            Ok(ran) => case.require(ran.code == Some(0), format!("a rebuild failed: {}", ran.stderr)),
+            Ok(ran) => {
+                case.require(ran.code == Some(0), format!("a rebuild failed: {}", ran.stderr));
+                span = began.elapsed();
+            }
         }
         if tries % 3 == 0 {
             case.kill(&mut stack.projectors[0]);
