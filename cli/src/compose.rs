@@ -145,6 +145,8 @@ pub fn queue_options(settings: &NatsSettings) -> QueueOptions {
     }
 }
 
+pub const DEFAULT_AGENTS: &str = "agents";
+
 pub fn toolbox(settings: &Settings) -> Toolbox {
     let allow_hosts = settings.http_get_allow_hosts().iter().cloned().collect();
     Toolbox::builtin(HttpGetOptions {
@@ -154,7 +156,15 @@ pub fn toolbox(settings: &Settings) -> Toolbox {
     .with(Echo)
 }
 
+/// The agents of a directory. Only the one that nobody named need not be there.
 pub fn agents(dir: &Path, tools: &Toolbox, settings: &Settings) -> Result<Arc<Agents>, Failure> {
+    if dir != Path::new(DEFAULT_AGENTS) && !dir.is_dir() {
+        return Err(Failure::new(format!(
+            "the directory of agent files {} is not there; it was named by --agents, STEADFAST_AGENTS or `agents` in \
+             steadfast.toml: correct it, or leave it out",
+            dir.display()
+        )));
+    }
     Ok(Arc::new(Agents::load(
         Some(dir),
         &tools.known(),

@@ -16,7 +16,9 @@ pub fn init(settings: &LogSettings) -> Result<(), Failure> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // Where nobody reads stderr any more, a complaint about that would be a panic of whoever wrote.
+        .log_internal_errors(false);
     if settings.json {
         builder.json().flatten_event(true).init();
     } else {

@@ -185,7 +185,7 @@ fn shown(kind: &str, frame: &Value) -> Shown {
             text(&data["reason"]),
             text(&data["until"])
         )),
-        "model_call.orphaned" => note("a model call was lost with its worker; it is charged as reserved".into()),
+        "model_call.orphaned" => note("a model call was cut off; it is charged as reserved".into()),
         "cancel.requested" => note("someone asked the run to stop".into()),
         "run.completed" => Shown {
             ends_line: true,

@@ -37,8 +37,8 @@ pub fn on_signal() -> Result<CancellationToken, Failure> {
     let cancelled = token.clone();
     tokio::spawn(async move {
         let name = signals.next().await;
-        tracing::info!("{name}: stopping; what is under way is finished or handed back. A second signal ends at once");
         cancelled.cancel();
+        tracing::info!("{name}: stopping; what is under way is finished or handed back. A second signal ends at once");
         let name = signals.next().await;
         tracing::warn!("{name} again: ending at once; the log holds all that was accepted");
         std::process::exit(EXIT_INTERRUPTED.into());

@@ -52,9 +52,13 @@ struct Dev {
 
 impl Dev {
     fn start(dir: &Path) -> Self {
+        Self::start_logging_to(dir, Stdio::null())
+    }
+
+    fn start_logging_to(dir: &Path, stderr: Stdio) -> Self {
         let mut child = steadfast(dir, &["dev", "--port", "0"])
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .expect("the binary starts");
         let banner = BufReader::new(child.stdout.take().expect("its output is piped"));
@@ -244,6 +248,38 @@ fn the_client_commands_work_against_a_running_dev() {
         String::from_utf8_lossy(&unknown.stderr).contains("assistant"),
         "the refusal names what was meant"
     );
+}
+
+#[tokio::test]
+async fn a_process_whose_log_nobody_reads_any_more_serves_and_stops_like_any_other() {
+    let dir = Dir::new("unread");
+    let mut dev = Dev::start_logging_to(&dir.0, Stdio::piped());
+    drop(dev.child.stderr.take());
+    let run = format!("{}/v1/runs", dev.url);
+    let posted = client().post(&run).json(&dev.body()).send().await.expect("an answer");
+    let frames = read_until(posted, |data| data["type"] == "run.completed").await;
+    assert_eq!(
+        frames.last().map(|(_, data)| &data["type"]),
+        Some(&json!("run.completed"))
+    );
+    // Refusals are logged.
+    let refused = client()
+        .post(&run)
+        .json(&json!({"inputs": 1}))
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(refused.status(), 400);
+    assert_eq!(dev.terminate(), Some(0));
+}
+
+#[test]
+fn a_directory_of_agents_that_was_named_must_be_there() {
+    let dir = Dir::new("nowhere");
+    let refused = output(&dir.0, &["dev", "--port", "0", "--agents", "nowhere"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("nowhere is not there"), "{said}");
 }
 
 #[test]

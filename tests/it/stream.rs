@@ -109,12 +109,22 @@ async fn a_finished_run_replays_from_every_cursor_and_then_has_no_more(stack: &S
         }
         assert_eq!(read(rest.expect("a stream")).await.0, expected, "after {}", frame.id);
     }
-    // The query wins over the header, and the header counts alone.
+    // The later of query and header counts, and the header counts alone.
     let path = format!("/v1/runs/{run}/events/stream");
-    let both = SseClient::get(&api.url(&format!("{path}?after=1")), &[("last-event-id", "3")])
-        .await
-        .expect("a stream");
-    assert_eq!(read(both).await.0[0].id, "2");
+    for (after, seen) in [("1", "3"), ("3", "1"), ("2.1", "3")] {
+        let both = SseClient::get(&api.url(&format!("{path}?after={after}")), &[("last-event-id", seen)])
+            .await
+            .expect("a stream");
+        assert!(read(both).await.0[0].id.starts_with('4'), "after {after}, seen {seen}");
+    }
+    // As a browser comes back to the end of a run.
+    let path_after = format!("{path}?after=1");
+    let end = whole.0.last().map(|frame| frame.id.clone()).unwrap_or_default();
+    let again = SseClient::get(&api.url(&path_after), &[("last-event-id", &end)]).await;
+    assert!(
+        matches!(again, Err(SseError::Refused { status: 204, .. })),
+        "nothing will ever follow"
+    );
     let header = SseClient::get(&api.url(&path), &[("last-event-id", "3")])
         .await
         .expect("a stream");

@@ -86,7 +86,12 @@ impl Env {
 }
 
 fn near_misses(names: impl Iterator<Item = String>) -> Vec<(String, &'static str)> {
-    let ours = names.filter(|name| name.starts_with("STEADFAST_") && !NAMES.contains(&name.as_str()));
+    let looks_like_ours = |name: &str| {
+        ["STEADFAST_", "OPENAI_", "NATS_", "DATAB"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
+    let ours = names.filter(|name| looks_like_ours(name) && !NAMES.contains(&name.as_str()));
     let mut found: Vec<_> = ours
         .filter_map(|name| {
             let distance = |known: &&&str| strsim::damerau_levenshtein(&name, known);
@@ -131,11 +136,12 @@ mod tests {
             "STEADFAST_SLOT",
             "STEADFAST_SLOTS",
             "STEADFAST_PORT_8080_TCP",
-            "STEADFSAT_URL",
+            "NATS_URI",
             "PATH",
         ];
         let found = near_misses(names.map(String::from).into_iter());
-        assert_eq!(found, [("STEADFAST_SLOT".to_owned(), "STEADFAST_SLOTS")]);
+        let expected = [("NATS_URI", "NATS_URL"), ("STEADFAST_SLOT", "STEADFAST_SLOTS")];
+        assert_eq!(found, expected.map(|(name, close)| (name.to_owned(), close)));
     }
 
     #[test]

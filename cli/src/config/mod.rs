@@ -56,7 +56,7 @@ impl Settings {
         flag.map(Path::to_path_buf)
             .or_else(|| self.env.get("STEADFAST_AGENTS").map(PathBuf::from))
             .or_else(|| self.file.agents.clone())
-            .unwrap_or_else(|| "agents".into())
+            .unwrap_or_else(|| crate::compose::DEFAULT_AGENTS.into())
     }
 
     /// The address a role listens on.

@@ -81,14 +81,18 @@ pub fn respond(follower: Follower) -> Response {
     (headers, Body::from_stream(follower.into_stream())).into_response()
 }
 
-/// Where the client stands; the query wins, because a client that gives both changed its mind after connecting.
+/// Where the client stands. A browser comes back to the address it began with, and says in the header how far it got: the
+/// later of the two counts.
 fn cursor(query: &Query<'_>, headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
-    let (name, text) = match (query.get("after"), headers.get(&LAST_EVENT_ID)) {
-        (Some(after), _) => ("after", after),
-        (None, Some(id)) if !id.is_empty() => ("Last-Event-ID", id.to_str().unwrap_or("?")),
-        _ => return Ok(None),
-    };
-    read_cursor(name, text).map(Some)
+    let after = query
+        .get("after")
+        .map(|after| read_cursor("after", after))
+        .transpose()?;
+    let seen = (headers.get(&LAST_EVENT_ID).filter(|id| !id.is_empty()))
+        .map(|id| read_cursor("Last-Event-ID", id.to_str().unwrap_or("?")))
+        .transpose()?;
+    let later = after.into_iter().chain(seen);
+    Ok(later.max_by_key(|cursor| (cursor.events_seen(), cursor.sub)))
 }
 
 pub fn read_cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
