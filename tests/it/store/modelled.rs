@@ -357,6 +357,7 @@ impl Case<'_> {
         let demand = reader.demand(than).await.expect("reads").into_iter();
         let unwaited = demand.map(|demand| Demand {
             waited: Duration::ZERO,
+            oldest: Duration::ZERO,
             ..demand
         });
         self.same("demand", unwaited.collect(), self.model.demand(than));

@@ -333,14 +333,16 @@ impl Model {
                 ..Demand::default()
             });
             let waits = row.status == Status::Queued && !self.open_before(row.session, row.seq);
-            let count = match (row.held, &row.owner) {
+            let runnable = row.owner.is_none() && waits;
+            let count = match (row.held, row.is_free()) {
                 (true, _) => &mut demand.held,
-                (false, Some(_)) => &mut demand.running,
-                (false, None) if waits => &mut demand.runnable,
-                (false, None) => continue,
+                (false, false) => &mut demand.running,
+                (false, true) if runnable => &mut demand.runnable,
+                // Left behind by a dead worker, or behind an earlier run of its session.
+                (false, true) => continue,
             };
             *count += 1;
-            demand.older += u64::from((row.held || row.owner.is_none()) && *run_id < than);
+            demand.older += u64::from((row.held || row.is_free()) && *run_id < than);
         }
         all.into_values().collect()
     }
