@@ -24,7 +24,8 @@ const EXAMPLES: &str = "Examples:
   steadfast check                                does the log keep its promises?
 
 Settings come from flags, then from the environment, then from ./steadfast.toml; an empty variable counts as unset.
-Logs go to stderr, results to stdout. Exit codes: 0 yes, 1 no (a run failed, a check found damage), 2 could not be done.";
+Logs go to stderr, results to stdout. Exit codes: 0 yes, 1 no (a run failed, a check found damage), 2 could not be done,
+130 interrupted.";
 
 #[derive(Parser)]
 #[command(name = "steadfast", version, about = ABOUT, after_help = EXAMPLES)]

@@ -297,6 +297,47 @@ fn a_wrong_setting_is_refused_with_its_place_before_anything_is_touched() {
 }
 
 #[test]
+fn the_doctor_says_whether_a_gateway_answers_and_whether_one_would_start() {
+    let dir = Dir::new("doctor");
+    let findings = |env: &[(&str, &str)]| {
+        let doctor = steadfast(&dir.0, &["doctor", "--json"])
+            .envs(env.iter().copied())
+            .output()
+            .expect("the binary runs");
+        serde_json::from_slice::<Vec<Value>>(&doctor.stdout).expect("findings")
+    };
+    let about = |findings: &[Value], part: &str| findings.iter().find(|found| found["part"] == part).cloned();
+
+    let dev = Dev::start(&dir.0);
+    let gateway = about(&findings(&[("STEADFAST_URL", &dev.url)]), "gateway").expect("a finding");
+    let answers = format!("{}: answers", dev.url);
+    assert_eq!(
+        (&gateway["verdict"], &gateway["found"]),
+        (&json!("ok"), &json!(answers))
+    );
+    let url = dev.url.clone();
+    dev.terminate();
+
+    let secret = ("STEADFAST_JWT_SECRET", "0123456789abcdef0123456789abcdef");
+    let found = findings(&[("STEADFAST_URL", &url), secret]);
+    let gateway = about(&found, "gateway").expect("a finding");
+    assert_eq!(gateway["verdict"], "warn", "{gateway}");
+    assert!(
+        gateway["remedy"]
+            .as_str()
+            .is_some_and(|remedy| remedy.contains("set STEADFAST_URL"))
+    );
+    let identity = about(&found, "identity").expect("a finding");
+    assert_eq!(identity["verdict"], "fail", "{identity}");
+    assert!(
+        identity["found"]
+            .as_str()
+            .is_some_and(|found| found.contains("STEADFAST_JWT_AUDIENCE"))
+    );
+    assert_eq!(about(&findings(&[]), "identity"), None);
+}
+
+#[test]
 fn every_command_explains_itself() {
     let dir = Dir::new("help");
     // From the program itself, so that a new command is asked too.

@@ -17,7 +17,7 @@ pub struct Server {
 
 #[derive(Args)]
 #[command(
-    after_help = "The answer goes to stdout as it comes, everything else to stderr. Ctrl-C stops watching; the run goes on.\n\
+    after_help = "The answer goes to stdout, as it comes on a terminal, whole otherwise; everything else to stderr. Ctrl-C stops watching; the run goes on.\n\
     Exit codes: 0 completed, 1 failed or cancelled, 130 stopped watching.\n\nExamples:\n  \
     steadfast run \"What is 6 * 7?\"\n  steadfast run --session ses_… \"And half of that?\"\n  \
     steadfast run --json \"What time is it?\" | jq -r .type"
@@ -73,6 +73,7 @@ pub enum Runs {
         /// How many (1 to 100)
         #[arg(long, default_value_t = 20)]
         limit: u32,
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -80,15 +81,21 @@ pub enum Runs {
     },
     /// One run as it stands now
     Show {
+        /// The run's id, run_…
         id: String,
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         server: Server,
     },
     /// What happened and happens in a run, up to its end
-    #[command(after_help = "Example:\n  steadfast runs tail run_… --after 7.5")]
+    #[command(
+        after_help = "Exit codes: 0 completed (or nothing is left to see), 1 failed or cancelled, 130 stopped watching.\n\n\
+        Example:\n  steadfast runs tail run_… --after 7.5"
+    )]
     Tail {
+        /// The run's id, run_…
         id: String,
         /// Only what comes after this cursor: the `id` of the last frame that was seen
         #[arg(long, value_name = "CURSOR")]
@@ -105,7 +112,9 @@ pub enum Runs {
         effect: the run asks.\nExample:\n  steadfast runs approvals run_…"
     )]
     Approvals {
+        /// The run's id, run_…
         id: String,
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -119,12 +128,14 @@ pub enum Runs {
         The key needs the scope approvals:write; who decided is in the run's log."
     )]
     Approve {
+        /// The run's id, run_…
         id: String,
         /// Which question, such as apr_8; needed only where several are open
         approval: Option<String>,
         /// Do not run the tool again: this is its output
         #[arg(long, value_name = "TEXT")]
         output: Option<String>,
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -136,12 +147,14 @@ pub enum Runs {
         repeated fails.\nExample:\n  steadfast runs deny run_… --reason \"the money has arrived\""
     )]
     Deny {
+        /// The run's id, run_…
         id: String,
         /// Which question, such as apr_8; needed only where several are open
         approval: Option<String>,
         /// Why, for the record and the model
         #[arg(long)]
         reason: Option<String>,
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -154,9 +167,11 @@ pub enum Runs {
         The key needs the scope approvals:write; who raised it is in the run's log."
     )]
     Budget {
+        /// The run's id, run_…
         id: String,
         #[command(flatten)]
         amounts: Amounts,
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -164,10 +179,12 @@ pub enum Runs {
     },
     /// Ask a run to stop
     Cancel {
+        /// The run's id, run_…
         id: String,
         /// Why, for the record
         #[arg(long)]
         reason: Option<String>,
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -225,6 +242,7 @@ pub struct Bench {
     /// Processes whose CPU and memory are counted, their children included
     #[arg(long, value_delimiter = ',', value_name = "NAME=PID")]
     pub pids: Vec<String>,
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }

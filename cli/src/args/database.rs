@@ -35,6 +35,7 @@ pub enum Keys {
         /// After how many days it ends; never, if left out
         #[arg(long, value_name = "DAYS")]
         expires_days: Option<u32>,
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -42,6 +43,7 @@ pub enum Keys {
     },
     /// The keys there are, without their secrets
     List {
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -68,6 +70,7 @@ pub struct Check {
     /// The system is at rest: no run may be open, and read models must reach the end of the log within 10 seconds
     #[arg(long)]
     pub settled: bool,
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -83,6 +86,7 @@ pub struct Doctor {
     /// The directory of agent files [env: STEADFAST_AGENTS] [default: agents]
     #[arg(long, value_name = "DIR")]
     pub agents: Option<PathBuf>,
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -64,7 +64,7 @@ fn in_words(report: &CheckReport) -> String {
             text += &format!("  … and {} more\n", violations_total - shown);
         }
     }
-    text += "not checked:\n";
+    text += "not checked (docs/reliability/invariants.md says what I1 to I18 are):\n";
     for item in &report.not_checked {
         text += &format!("  {item}\n");
     }

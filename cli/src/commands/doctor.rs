@@ -1,6 +1,7 @@
 //! `steadfast doctor`: what is reachable, and what to do about the rest.
 
 mod database;
+mod gateway;
 mod provider;
 
 use std::{process::ExitCode, time::Duration};
@@ -97,6 +98,7 @@ pub async fn doctor(settings: &Settings, args: args::Doctor) -> Result<ExitCode,
     if let Err(failure) = settings.worker() {
         diagnosis.trouble(Verdict::Fail, "worker", failure.to_string(), "correct the value");
     }
+    gateway::examine(&mut diagnosis, settings).await?;
     let Diagnosis(findings) = diagnosis;
     if args.json {
         output::json(&findings)?

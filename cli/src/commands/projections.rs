@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use steadfast::store::Error;
 use steadfast_projections::models;
 
 use super::{close, open};
@@ -17,7 +18,7 @@ pub async fn projections(settings: &Settings, command: Projections) -> Result<Ex
     let Projections::Rebuild { name, database } = command;
     let names: Vec<&str> = match name.as_str() {
         ALL => models::all().iter().map(|projection| projection.name()).collect(),
-        one => vec![models::by_name(one)?.name()],
+        one => vec![models::by_name(one).map_err(unknown)?.name()],
     };
     let store = open(settings, &database).await?;
     for name in names {
@@ -40,4 +41,26 @@ pub async fn projections(settings: &Settings, command: Projections) -> Result<Ex
     }
     close(&store.db).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A name nobody knows is said as it is: no database was asked yet.
+fn unknown(error: Error) -> Failure {
+    match error {
+        Error::Refused(said) => Failure::new(said),
+        other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_model_nobody_knows_is_said_without_blaming_the_database() {
+        let said = models::by_name("runlist")
+            .map_err(unknown)
+            .err()
+            .map(|failure| failure.to_string());
+        assert!(said.is_some_and(|said| said.starts_with("there is no projection \"runlist\"; there are: run_list")));
+    }
 }

@@ -42,13 +42,13 @@ pub async fn runs(settings: &Settings, command: Runs) -> Result<ExitCode, Failur
             }
         }
         Runs::Show { id, json, server } => {
-            let run = client(settings, &server)?
-                .get(&format!("/v1/runs/{}", checked(&id)?), &[])
-                .await?;
+            let client = client(settings, &server)?;
+            let run = client.get(&format!("/v1/runs/{}", checked(&id)?), &[]).await?;
             if json {
                 output::json(&run)?
             } else {
-                output::write(&one(&run))?
+                let reason = cancel_reason(&client, &id, &run).await?;
+                output::write(&one(&run, reason.as_deref()))?
             }
         }
         Runs::Tail {
@@ -159,7 +159,22 @@ fn seconds(time: &Value) -> String {
         .map_or_else(|| time.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
-fn one(run: &Value) -> String {
+/// Why a cancelled run was: the run itself does not say, its last event does.
+async fn cancel_reason(client: &Client, id: &str, run: &Value) -> Result<Option<String>, Failure> {
+    if run["status"] != "cancelled" {
+        return Ok(None);
+    }
+    let before = run["version"]
+        .as_u64()
+        .unwrap_or_default()
+        .saturating_sub(1)
+        .to_string();
+    let query = [("after", before.as_str()), ("types", "run.cancelled")];
+    let events = client.get(&format!("/v1/runs/{id}/events"), &query).await?;
+    Ok(events["data"][0]["data"]["reason"].as_str().map(clean))
+}
+
+fn one(run: &Value, cancel_reason: Option<&str>) -> String {
     let mut shown = String::new();
     let mut field = |name: &str, value: String| {
         if !value.is_empty() {
@@ -217,6 +232,9 @@ fn one(run: &Value) -> String {
             format!("{}: {}", text(&run["error"]["code"]), text(&run["error"]["message"])),
         );
     }
+    if let Some(reason) = cancel_reason {
+        field("reason", reason.into());
+    }
     if let Some(output) = run["output"].as_str() {
         shown += &format!("\n{}\n", clean(output));
     }
@@ -232,7 +250,7 @@ mod tests {
         let call = json!({"id": "call_1", "name": "ask", "arguments": "{}"});
         let run = json!({"id": "run_1", "status": "waiting", "usage": {"input_tokens": 1, "output_tokens": 2},
             "waiting_on": {"type": "tool_outputs", "tool_calls": [call]}, "created_at": "2026-01-31T12:00:00.123456Z"});
-        let shown = one(&run);
+        let shown = one(&run, None);
         assert!(
             shown.contains("waiting   for the output of ask({}), call call_1"),
             "{shown}"

@@ -136,7 +136,7 @@ impl ConfigFile {
             let message = error.message().lines().next().unwrap_or_default();
             format!(
                 "{line}:{column}: {}",
-                unknown_key(message).unwrap_or_else(|| message.into())
+                unknown_key(message).unwrap_or_else(|| in_plain_words(message))
             )
         })
     }
@@ -167,6 +167,23 @@ fn unknown_key(message: &str) -> Option<String> {
         }
         _ => format!("there is no key {key:?} here; the keys are: {}", known.join(", ")),
     })
+}
+
+/// Serde names the types of this program; a person is told the kind of value.
+fn in_plain_words(message: &str) -> String {
+    const KINDS: [(&str, &str); 5] = [
+        ("usize", "a whole number, 0 or more"),
+        ("u64", "a whole number, 0 or more"),
+        ("u32", "a whole number from 0 to 4294967295"),
+        ("f64", "a number"),
+        ("a boolean", "true or false"),
+    ];
+    for (kind, words) in KINDS {
+        if let Some(found) = message.strip_suffix(&format!("expected {kind}")) {
+            return format!("{found}expected {words}");
+        }
+    }
+    message.into()
 }
 
 #[cfg(test)]
@@ -221,7 +238,14 @@ mod tests {
 
     #[test]
     fn a_value_of_the_wrong_kind_is_refused_at_its_place() {
-        assert!(refused("[worker]\nslots = \"many\"\n").starts_with("2:9: "));
+        let many = refused("[gateway]\nbody_bytes_max = \"many\"\n");
+        assert_eq!(
+            many,
+            "2:18: invalid type: string \"many\", expected a whole number, 0 or more"
+        );
+        assert!(refused("[worker]\nlease_ms = -1\n").ends_with("expected a whole number, 0 or more"));
+        assert!(refused("[gateway]\nrequests_per_minute = 5000000000\n").ends_with("from 0 to 4294967295"));
+        assert!(refused("[identity]\napi_keys = 1\n").ends_with("expected true or false"));
         assert!(refused("[log]\nformat = \"xml\"\n").starts_with("2:10: unknown variant `xml`"));
         assert!(refused("[worker\n").starts_with("1:"));
     }

@@ -23,7 +23,7 @@ const NOT_CHECKED: [&str; 5] = [
     "I5 for events other than claims: an event does not carry the epoch it was written under",
     "I8 across runs, and a budget's wall time: events do not say how long a run had taken",
     "I14 for a run whose head and events were deleted together: only an anchored copy of the heads shows it",
-    "I12, I13, I15 to I18: promises about behaviour, not about data",
+    "I12, I15, I17, I18, and of I13 and I16 what is not in the rows: promises about behaviour, not about data",
 ];
 
 #[derive(Default)]

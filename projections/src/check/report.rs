@@ -13,7 +13,7 @@ const VALUE_CHARS_MAX: usize = 300;
 /// One broken promise.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Violation {
-    /// `I1` … as the reliability page numbers them.
+    /// `I1` … as docs/reliability/invariants.md numbers them.
     pub invariant: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<RunId>,

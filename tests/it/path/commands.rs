@@ -82,6 +82,8 @@ async fn runs_are_listed_shown_followed_and_cancelled(stack: &Stack) {
         .await
         .succeeded();
     assert_eq!(api.ended(&long).await["status"], "cancelled");
+    let shown = stack.cli(&["runs", "show", &long]).await.succeeded();
+    assert!(shown.stdout.contains("reason    enough\n"), "{shown:?}");
     stack.cli(&["runs", "cancel", &long]).await.exited(2);
 }
 
