@@ -54,7 +54,9 @@ impl Deaf {
             _ => return None,
         };
         let concerned = |running: &Running| edge.as_ref().is_none_or(|cut| Arc::ptr_eq(cut, &running.process));
-        let listeners = (all.into_iter().filter(concerned))
+        // Who stands still says nothing at all.
+        let listeners = (all.into_iter())
+            .filter(|running| concerned(running) && !running.process.is_stalled())
             .map(|running| {
                 let stalls = running.process.stalls();
                 (running, stalls)

@@ -89,6 +89,10 @@ impl Process {
         state.stalls += 1;
     }
 
+    pub fn is_stalled(&self) -> bool {
+        self.lock().stalled
+    }
+
     pub fn stalls(&self) -> u64 {
         self.lock().stalls
     }
