@@ -1,17 +1,19 @@
 //! Frames of one process, handed to the watchers of each run.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
-
-use tokio::sync::broadcast;
 
 use super::Frame;
 use crate::run::RunId;
 
 /// Frames a slow watcher may fall behind before it is sent to the store instead.
 const BACKLOG: usize = 32;
+/// Most watchers hear nothing most of the time: a queue that was longer is given back once it is empty.
+const KEPT: usize = 4;
 
 /// What a watcher hears.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +24,9 @@ pub enum Watched {
 }
 
 // Ordered, so that telling all watchers is told in the same order everywhere.
-type Topics = BTreeMap<RunId, broadcast::Sender<Watched>>;
+type Topics = BTreeMap<RunId, Vec<Arc<Mailbox>>>;
 
-/// One broadcast channel for each run that anyone in this process watches.
+/// A mailbox for each watcher of each run that anyone in this process watches.
 #[derive(Clone, Default)]
 pub struct Hub {
     topics: Arc<Mutex<Topics>>,
@@ -32,30 +34,27 @@ pub struct Hub {
 
 impl Hub {
     pub fn subscribe(&self, run_id: RunId) -> Subscription {
-        let receiver = self
-            .lock()
-            .entry(run_id)
-            .or_insert_with(|| broadcast::channel(BACKLOG).0)
-            .subscribe();
+        let mailbox = Arc::<Mailbox>::default();
+        self.lock().entry(run_id).or_default().push(mailbox.clone());
         Subscription {
             run_id,
-            receiver: Some(receiver),
+            mailbox,
             hub: self.clone(),
         }
     }
 
     pub fn publish(&self, frame: Frame) {
-        let topic = self.lock().get(&frame.run_id()).cloned();
-        if let Some(topic) = topic {
-            // Fails only when the last watcher has just left.
-            let _ = topic.send(Watched::Frame(frame));
+        if let Some(watchers) = self.lock().get(&frame.run_id()) {
+            for mailbox in watchers {
+                mailbox.put(Watched::Frame(frame.clone()));
+            }
         }
     }
 
     /// Tells every watcher that frames may have been lost.
     pub fn missed(&self) {
-        for topic in self.lock().values() {
-            let _ = topic.send(Watched::Missed);
+        for mailbox in self.lock().values().flatten() {
+            mailbox.put(Watched::Missed);
         }
     }
 
@@ -66,40 +65,78 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, Topics> {
         // The map is whole between statements: a panic elsewhere cannot have broken it.
-        self.topics.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one watcher has not heard yet.
+#[derive(Default)]
+struct Mailbox(Mutex<Unheard>);
+
+#[derive(Default)]
+struct Unheard {
+    queue: VecDeque<Watched>,
+    waker: Option<Waker>,
+}
+
+impl Mailbox {
+    fn put(&self, watched: Watched) {
+        let mut unheard = self.lock();
+        let watched = if unheard.queue.len() < BACKLOG {
+            watched
+        } else {
+            // The store has them all, and more.
+            unheard.queue.clear();
+            Watched::Missed
+        };
+        unheard.queue.push_back(watched);
+        let waker = unheard.waker.take();
+        drop(unheard);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn poll_next(&self, context: &mut Context<'_>) -> Poll<Watched> {
+        let mut unheard = self.lock();
+        let Some(watched) = unheard.queue.pop_front() else {
+            unheard.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        if unheard.queue.is_empty() && unheard.queue.capacity() > KEPT {
+            unheard.queue = VecDeque::new();
+        }
+        Poll::Ready(watched)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Unheard> {
+        // The queue is whole between statements, as above.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One watcher of one run; ends by being dropped.
 pub struct Subscription {
     run_id: RunId,
-    receiver: Option<broadcast::Receiver<Watched>>,
+    mailbox: Arc<Mailbox>,
     hub: Hub,
 }
 
 impl Subscription {
     /// The next frame. `Missed` when this watcher was too slow, or when the feed itself was cut.
     pub async fn next(&mut self) -> Watched {
-        let Some(receiver) = &mut self.receiver else {
-            return std::future::pending().await;
-        };
-        match receiver.recv().await {
-            Ok(watched) => watched,
-            Err(broadcast::error::RecvError::Lagged(_)) => Watched::Missed,
-            // The hub keeps a sender as long as a subscription lives; nothing more will come.
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-        }
+        poll_fn(|context| self.mailbox.poll_next(context)).await
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.receiver = None;
         let mut topics = self.hub.lock();
-        if topics
-            .get(&self.run_id)
-            .is_some_and(|topic| topic.receiver_count() == 0)
-        {
+        let Some(watchers) = topics.get_mut(&self.run_id) else {
+            return;
+        };
+        watchers.retain(|mailbox| !Arc::ptr_eq(mailbox, &self.mailbox));
+        if watchers.is_empty() {
             topics.remove(&self.run_id);
         }
     }
