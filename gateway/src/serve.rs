@@ -1,9 +1,26 @@
 //! The listening end: connections, their bounds, and an orderly end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    Method, Version,
+    body::Incoming,
+    rt::{Read, ReadBufCursor, Write},
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -19,6 +36,7 @@ use crate::{
     gateway::Gateway,
     limits::{DRAIN_MAX, GatewayLimits, HEAD_BYTES_MAX},
     routes,
+    stream::send::Taken,
 };
 
 /// The part of [`Health`] that says whether this gateway reaches its store.
@@ -95,7 +113,7 @@ pub(crate) async fn accept(
             let _ = stream.try_write(format!("{FULL_HEAD}content-length: {length}\r\n\r\n{FULL_BODY}").as_bytes());
             continue;
         };
-        // Head and first event are two small writes: without this the second waits for the first to be acknowledged.
+        // Small writes must not wait for the ones before to be acknowledged.
         let _ = stream.set_nodelay(true);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -117,24 +135,137 @@ pub(crate) async fn accept(
 async fn connection(
     http: http1::Builder,
     router: Router,
-    stream: TcpStream,
+    mut stream: TcpStream,
     permit: OwnedSemaphorePermit,
     draining: CancellationToken,
 ) {
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    loop {
+        let sent = match serve_requests(&http, &router, stream, &draining).await {
+            Ok(None) => break,
+            Ok(Some((taken, mut connection))) => {
+                taken.send(&mut connection).await.map(|reusable| (reusable, connection))
+            }
+            Err(error) => {
+                // A client that went away, or sent what is not HTTP: nothing of ours failed.
+                tracing::debug!(error = %error, "a connection ended early");
+                break;
+            }
+        };
+        match sent {
+            Ok((true, connection)) if !draining.is_cancelled() => stream = connection,
+            Ok(_) => break,
+            Err(error) => {
+                tracing::debug!(error = %error, "a stream ended early");
+                break;
+            }
         }
-    };
-    if let Err(error) = ended {
-        // A client that went away, or sent what is not HTTP: nothing of ours failed.
-        tracing::debug!(error = %error, "a connection ended early");
     }
     drop(permit);
+}
+
+/// Serves one request after the other, until the connection ends or one is answered with a stream.
+async fn serve_requests(
+    http: &http1::Builder,
+    router: &Router,
+    stream: TcpStream,
+    draining: &CancellationToken,
+) -> hyper::Result<Option<(Taken, TcpStream)>> {
+    let written = Arc::new(AtomicBool::new(true));
+    let taken = Arc::new(Mutex::new(None));
+    let service = {
+        let (router, written, taken) = (TowerToHyperService::new(router.clone()), written.clone(), taken.clone());
+        service_fn(move |request: hyper::Request<Incoming>| {
+            let whole = request.version() == Version::HTTP_11 && request.method() != Method::HEAD;
+            let (response, written, taken) = (router.call(request), written.clone(), taken.clone());
+            async move {
+                let response = response.await?;
+                if !whole || !written.load(Ordering::Acquire) {
+                    return Ok(response);
+                }
+                let Some(stream) = Taken::of(&response) else {
+                    return Ok::<_, Infallible>(response);
+                };
+                *lock(&taken) = Some(stream);
+                // The connection is taken from under this request.
+                std::future::pending().await
+            }
+        })
+    };
+    let mut connection = http.serve_connection(
+        Watched {
+            io: TokioIo::new(stream),
+            written,
+        },
+        service,
+    );
+    let mut drained = pin!(draining.cancelled());
+    let mut draining = false;
+    let stream = poll_fn(|context| {
+        if !draining && drained.as_mut().poll(context).is_ready() {
+            draining = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        match Pin::new(&mut connection).poll(context) {
+            Poll::Ready(ended) => Poll::Ready(ended.map(|()| None)),
+            Poll::Pending => lock(&taken)
+                .take()
+                .map_or(Poll::Pending, |stream| Poll::Ready(Ok(Some(stream)))),
+        }
+    })
+    .await?;
+    let parts = connection.into_parts();
+    Ok(stream.map(|stream| (stream.after(&parts.read_buf), parts.io.io.into_inner())))
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A value is put and taken, nothing else.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection of which is known whether all that was to be written has been.
+struct Watched {
+    io: TokioIo<TcpStream>,
+    written: Arc<AtomicBool>,
+}
+
+impl Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.written.store(false, Ordering::Release);
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.written.store(false, Ordering::Release);
+        Pin::new(&mut self.io).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    /// Called once no byte is left.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.written.store(true, Ordering::Release);
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
 }
 
 /// Says whether the store answers, and uses the occasion to tidy up.

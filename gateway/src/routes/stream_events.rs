@@ -1,7 +1,6 @@
 //! `GET /v1/runs/{id}/events/stream`: a run as it happens, resumable from any cursor.
 
 use axum::{
-    body::Body,
     extract::{RawQuery, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -13,7 +12,7 @@ use crate::{
     identity::Who,
     problem::Problem,
     query::{PathId, Query},
-    stream::{follow::Follower, text::Types},
+    stream::{follow::Follower, send, text::Types},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -68,17 +67,12 @@ async fn follow(
 /// The response whose body is the stream.
 pub fn respond(follower: Follower) -> Response {
     let headers = [
-        (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/event-stream; charset=utf-8"),
-        ),
-        (
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("no-cache, no-transform"),
-        ),
-        (ACCEL_BUFFERING, HeaderValue::from_static("no")),
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        (ACCEL_BUFFERING, "no"),
     ];
-    (headers, Body::from_stream(follower.into_stream())).into_response()
+    let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    send::response(headers.into_iter().collect(), follower)
 }
 
 /// Where the client stands. A browser comes back to the address it began with, and says in the header how far it got: the

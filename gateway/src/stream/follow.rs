@@ -7,7 +7,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{FutureExt, Stream};
+use futures::FutureExt;
 use steadfast::{
     feed::{Frame, LiveFeed, Signal, Subscription, Watched},
     metrics,
@@ -128,16 +128,10 @@ impl Follower {
         }
     }
 
-    /// The body of the response.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
-        futures::stream::unfold(Box::new(self), |mut follower| async move {
-            let chunk = follower.next().await?;
-            Some((Ok(chunk), follower))
-        })
-    }
-
     /// The next piece; `None` ends the stream.
-    async fn next(&mut self) -> Option<Bytes> {
+    ///
+    /// To be awaited to its end: what it has read would be lost otherwise.
+    pub async fn next(&mut self) -> Option<Bytes> {
         let mut chunk = Chunk::new(self.types);
         for frame in std::mem::take(&mut self.written) {
             // In order by construction; were they not, the store would be asked.

@@ -1,6 +1,7 @@
 //! The gateway over real sockets, on SQLite and the in-process queue and feed.
 
 mod accept;
+mod connection;
 mod drain;
 mod house;
 mod identity;
