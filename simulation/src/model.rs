@@ -159,12 +159,10 @@ impl SimulatedModel {
 
 /// First the tools the task names, then the answer.
 fn reply(request: &ModelRequest, world: &World) -> (String, Vec<ToolCall>) {
-    let last_question = request
-        .messages
-        .iter()
-        .rposition(|message| matches!(message, Message::User { .. }));
-    let own = &request.messages[last_question.unwrap_or(0)..];
-    let asked = own.first().map_or("", Message::content);
+    let conversation = request.conversation();
+    let last_question = (conversation.iter()).rposition(|message| matches!(message, Message::User { .. }));
+    let own = &conversation[last_question.unwrap_or(0)..];
+    let asked = own.first().map_or("", |message| message.content());
     let worked = own.iter().any(|message| matches!(message, Message::Tool { .. }));
     let mut words: Vec<String> = (0..1 + world.below(Draws::Model, WORDS_MAX))
         .map(|_| format!("wörd{}", world.below(Draws::Model, 100)))

@@ -346,21 +346,23 @@ impl Plan<'_> {
 
     /// Some servers number tool calls per reply, some leave the id out; a run needs them unique.
     fn with_unique_ids(&self, calls: Vec<ToolCall>, step: u32) -> Vec<ToolCall> {
-        let mut used: Vec<String> = Vec::new();
-        for message in &self.run.messages {
-            if let Message::Assistant { tool_calls, .. } = message {
-                used.extend(tool_calls.iter().map(|call| call.id.clone()));
-            }
-        }
+        let before = |id: &str| {
+            (self.run.messages.iter()).any(|message| match &**message {
+                Message::Assistant { tool_calls, .. } => tool_calls.iter().any(|call| call.id == id),
+                _ => false,
+            })
+        };
+        let mut here: Vec<String> = Vec::with_capacity(calls.len());
         (calls.into_iter().enumerate())
             .map(|(at, mut call)| {
-                if call.id.is_empty() || used.contains(&call.id) {
+                let used = |id: &String| here.contains(id) || before(id);
+                if call.id.is_empty() || used(&call.id) {
                     call.id = format!("call_{step}_{}", at + 1);
                 }
-                while used.contains(&call.id) {
+                while used(&call.id) {
                     call.id.push('x');
                 }
-                used.push(call.id.clone());
+                here.push(call.id.clone());
                 call
             })
             .collect()

@@ -1,6 +1,6 @@
 //! The run as its events tell it: the fold.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -137,7 +137,8 @@ pub struct Run {
     /// Earlier turns shown to the model; `None` until they are chosen.
     pub turns: Option<Vec<RunId>>,
     /// This run's own part of the conversation, input included.
-    pub messages: Vec<Message>,
+    /// Shared between the states of a run: each is made from the one before, and only adds.
+    pub messages: Vec<Arc<Message>>,
     pub step: u32,
     pub call: Call,
     /// Tries of this step's model call that do not count, because the provider was away.
@@ -240,7 +241,7 @@ impl Run {
         self.version += 1;
         match event {
             Event::RunRequested(e) => {
-                self.messages = e.input.clone();
+                self.messages = e.input.iter().cloned().map(Arc::new).collect();
                 self.budget = e.terms.budget.amounts;
                 self.request = Some(e.clone());
             }
@@ -276,10 +277,10 @@ impl Run {
                 self.excused_attempts = 0;
                 self.call = Call::Idle;
                 self.usage += e.usage;
-                self.messages.push(Message::Assistant {
+                self.messages.push(Arc::new(Message::Assistant {
                     content: e.text.clone(),
                     tool_calls: e.tool_calls.clone(),
-                });
+                }));
                 self.last_reply = Some(LastReply {
                     tokens: e.usage.input_tokens.saturating_add(e.usage.output_tokens),
                     messages: self.messages.len(),
@@ -426,10 +427,10 @@ impl Run {
             Ok(output) => output.clone(),
             Err(error) => format!("error: {error}"),
         };
-        self.messages.push(Message::Tool {
+        self.messages.push(Arc::new(Message::Tool {
             tool_call_id: id.into(),
             content,
-        });
+        }));
     }
 
     fn end(&mut self, outcome: Outcome) {

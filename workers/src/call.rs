@@ -48,12 +48,13 @@ impl Execution {
             self.history = Some(context::recall(&self.shared.reader, &turns).await?);
         }
         let history = self.history.as_deref().unwrap_or_default();
+        let shown = self.prompt.of(&self.loaded.run, &agent, history);
         let run_id = self.loaded.head.run_id;
         let mut ask = context::request(
             run_id,
             &self.loaded.run,
             &agent,
-            history,
+            shown,
             &self.shared.tools,
             step,
             attempt,

@@ -16,7 +16,10 @@ use steadfast::{
     store::{Error, Loaded, Reader},
 };
 
-use crate::{model::ModelRequest, tools::Toolbox};
+use crate::{
+    model::{ModelRequest, Shown},
+    tools::Toolbox,
+};
 
 /// Agent definitions kept in memory, at the most.
 const AGENTS_MAX: usize = 256;
@@ -122,22 +125,42 @@ async fn exchanges(reader: &Reader, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Me
     Ok(ordered)
 }
 
+/// What the model is shown of a run, from the agent's instructions on: what was shown before, and what has come since.
+#[derive(Default)]
+pub struct Prompt {
+    shown: Vec<Arc<Shown>>,
+    /// Before the run's own messages.
+    before: usize,
+}
+
+impl Prompt {
+    pub fn of(&mut self, run: &Run, agent: &Agent, history: &[Message]) -> Vec<Arc<Shown>> {
+        let shown = |message: Arc<Message>| Arc::new(message.into());
+        if self.shown.is_empty() {
+            let instructions = Message::System {
+                content: agent.instructions.clone(),
+            };
+            let first = std::iter::once(instructions).chain(history.iter().cloned());
+            self.shown = first.map(|message| shown(Arc::new(message))).collect();
+            self.before = self.shown.len();
+        }
+        // A run's messages only become more.
+        let new = run.messages.iter().skip(self.shown.len() - self.before);
+        self.shown.extend(new.cloned().map(shown));
+        self.shown.clone()
+    }
+}
+
 /// The request for the run's open model call.
 pub fn request(
     run_id: RunId,
     run: &Run,
     agent: &Agent,
-    history: &[Message],
+    shown: Vec<Arc<Shown>>,
     tools: &Toolbox,
     step: u32,
     attempt: u32,
 ) -> ModelRequest {
-    let mut messages = Vec::with_capacity(1 + history.len() + run.messages.len());
-    messages.push(Message::System {
-        content: agent.instructions.clone(),
-    });
-    messages.extend_from_slice(history);
-    messages.extend_from_slice(&run.messages);
     let mut specs = Vec::new();
     let mut output_tokens_max = agent.limits.output_tokens_max;
     if let Some(request) = &run.request {
@@ -154,7 +177,7 @@ pub fn request(
     ModelRequest {
         // The name at the provider is filled in by whoever resolves it.
         model: agent.model.clone(),
-        messages,
+        messages: shown,
         tools: specs,
         output_tokens_max,
         temperature: agent.temperature,

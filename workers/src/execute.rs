@@ -19,7 +19,15 @@ use steadfast::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, context, lease::Lease, model::admission::Ticket, record, tools::said, worker::Shared};
+use crate::{
+    clock,
+    context::{self, Prompt},
+    lease::Lease,
+    model::admission::Ticket,
+    record,
+    tools::said,
+    worker::Shared,
+};
 
 /// How long an append keeps trying while the database is away. A reply was paid for: it is worth waiting for.
 const APPEND_PATIENCE: Duration = Duration::from_secs(120);
@@ -72,6 +80,7 @@ pub struct Execution {
     pub(crate) hand_back: CancellationToken,
     /// Messages of earlier turns, read once.
     pub(crate) history: Option<Vec<Message>>,
+    pub(crate) prompt: Prompt,
     /// Leave for the model call that is recorded as open.
     pub(crate) ticket: Option<Ticket>,
     signals_closed: bool,
@@ -111,6 +120,7 @@ impl Execution {
             signals,
             hand_back,
             history: None,
+            prompt: Prompt::default(),
             ticket: None,
             signals_closed: false,
             claim: None,

@@ -153,7 +153,7 @@ impl Expected {
         // All of it applied: the conversation must be the one the run's own fold tells.
         if run.as_ref().is_some_and(|row| row.version == check.run.version) && self.messages_at >= self.run_list_at {
             let told = said.iter().map(|said| &said.message);
-            if !told.eq(&check.run.messages) {
+            if !told.eq(check.run.messages.iter().map(|message| &**message)) {
                 let at = Subject::run(check.run_id());
                 findings.violation(
                     "I11",

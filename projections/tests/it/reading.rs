@@ -186,7 +186,10 @@ async fn a_conversation_reads_in_order_and_every_message_names_its_event() {
         .filter(|row| row.run_id == runs[2])
         .map(|row| row.message.clone())
         .collect();
-    assert_eq!(rows, loaded.run.messages);
+    assert!(
+        rows.iter().eq(loaded.run.messages.iter().map(|message| &**message)),
+        "{rows:?}"
+    );
 }
 
 #[tokio::test]

@@ -70,13 +70,14 @@ impl Model for Scripted {
         *(self.0.lock().calls)
             .entry(request.idempotency_key.clone())
             .or_default() += 1;
-        let question = (request.messages.iter()).rposition(|message| matches!(message, Message::User { .. }));
-        let own = &request.messages[question.unwrap_or(0)..];
-        let task = own.first().map_or("", Message::content);
+        let conversation = request.conversation();
+        let question = (conversation.iter()).rposition(|message| matches!(message, Message::User { .. }));
+        let own = &conversation[question.unwrap_or(0)..];
+        let task = own.first().map_or("", |message| message.content());
         let outputs: Vec<&str> = own[1..]
             .iter()
             .filter(|message| matches!(message, Message::Tool { .. }))
-            .map(Message::content)
+            .map(|message| message.content())
             .collect();
         on_text("so ");
         tokio::task::yield_now().await;
@@ -98,7 +99,7 @@ impl Model for Scripted {
             _ => &[],
         };
         let rest = if calls.is_empty() {
-            let turns = (request.messages.iter())
+            let turns = (conversation.iter())
                 .filter(|message| matches!(message, Message::Assistant { .. }))
                 .count();
             format!("after {turns} turns {task} is done: {}", outputs.join(", "))

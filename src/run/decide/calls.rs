@@ -123,7 +123,10 @@ impl Plan<'_> {
                 (0, prompt, &*run.messages)
             }
         };
-        let bytes = messages.iter().map(size).fold(bytes, u64::saturating_add);
+        let bytes = messages
+            .iter()
+            .map(|message| size(message))
+            .fold(bytes, u64::saturating_add);
         (bytes.div_ceil(BYTES_PER_TOKEN))
             .saturating_add(known)
             .saturating_add(TOKENS_PER_MESSAGE * messages.len() as u64)

@@ -4,7 +4,10 @@
 //! log. Files are only ever added: `UPDATE=1 cargo test -p steadfast golden` records the stories that have no file yet,
 //! and never writes over one. A new schema gets new stories beside the old files.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +31,7 @@ struct End {
     error_code: Option<String>,
     usage: Usage,
     steps: u32,
-    messages: Vec<Message>,
+    messages: Vec<Arc<Message>>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -46,7 +46,7 @@ pub async fn a_large_payload_comes_back_whole_and_the_chain_covers_its_reference
     // The same content twice is one blob; a payload just below the limit is none.
     let again = accept(&text);
     append(store, again.clone()).await;
-    assert_eq!(load(store, again.run_id).await.run.messages[0], Message::user(text));
+    assert_eq!(*load(store, again.run_id).await.run.messages[0], Message::user(text));
     let small = accept(&"x".repeat(BLOB_BYTES_MIN / 2));
     append(store, small.clone()).await;
     let rows = store

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use steadfast::{
-    run::{Command, Message, Run, Status},
+    run::{Command, Run, Status},
     store::{GENESIS, Lease, Outcome, chain},
 };
 
@@ -142,7 +142,7 @@ pub async fn a_stale_neighbour_loses_alone(bed: &Bed) {
         assert_eq!(run.status() == Status::Completed, won);
         if won {
             assert_eq!(
-                run.messages.last().map(Message::content),
+                run.messages.last().map(|message| message.content()),
                 Some(&*format!("answer {at}"))
             );
         }
@@ -169,7 +169,7 @@ pub async fn one_of_a_hundred_racing_writers_wins(bed: &Bed) {
     let run = load(&bed.store, loaded.head.run_id).await.run;
     let text = format!("writer {}", winners[0]);
     assert_eq!(
-        run.messages.last().map(Message::content),
+        run.messages.last().map(|message| message.content()),
         Some(&*text),
         "the one who was told so"
     );

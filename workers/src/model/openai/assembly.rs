@@ -182,7 +182,7 @@ impl Assembly {
 
     fn estimate(&self, request: &ModelRequest) -> Usage {
         let shown: usize = request
-            .messages
+            .conversation()
             .iter()
             .map(|message| message.content().chars().count())
             .sum();

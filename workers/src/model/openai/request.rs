@@ -4,33 +4,53 @@ use async_openai::types::chat::{
     ChatCompletionMessageToolCall, ChatCompletionMessageToolCalls, ChatCompletionRequestAssistantMessage,
     ChatCompletionRequestMessage, ChatCompletionRequestSystemMessage, ChatCompletionRequestToolMessage,
     ChatCompletionRequestUserMessage, ChatCompletionStreamOptions, ChatCompletionTool, ChatCompletionTools,
-    CreateChatCompletionRequest, FunctionCall, FunctionObject,
+    FunctionCall, FunctionObject,
 };
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use steadfast::run::{Message, ToolCall, ToolSpec};
 
 use super::super::ModelRequest;
 
-#[expect(
-    deprecated,
-    reason = "max_tokens is deprecated by OpenAI, and all that many other servers know"
-)]
-pub fn render(request: &ModelRequest, new_token_limit: bool) -> CreateChatCompletionRequest {
+/// async-openai's request has all of its messages as values; here those that were sent before are as they were sent.
+#[derive(Serialize)]
+pub struct Body<'a> {
+    model: &'a str,
+    messages: Vec<&'a RawValue>,
+    // An empty list of tools is refused by some servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<ChatCompletionTools>,
+    /// What `max_tokens` is called since OpenAI deprecated that, which is all that many other servers know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
+    stream: bool,
+    stream_options: ChatCompletionStreamOptions,
+}
+
+pub fn render(request: &ModelRequest, new_token_limit: bool) -> Body<'_> {
     let limit = Some(request.output_tokens_max);
-    CreateChatCompletionRequest {
-        model: request.model.clone(),
-        messages: request.messages.iter().map(message).collect(),
-        // An empty list of tools is refused by some servers.
-        tools: Some(request.tools.iter().map(tool).collect()).filter(|tools: &Vec<_>| !tools.is_empty()),
+    Body {
+        model: &request.model,
+        messages: request.messages.iter().map(|shown| shown.json(raw)).collect(),
+        tools: request.tools.iter().map(tool).collect(),
         max_completion_tokens: limit.filter(|_| new_token_limit),
         max_tokens: limit.filter(|_| !new_token_limit),
         temperature: request.temperature.map(|temperature| temperature as f32),
-        stream: Some(true),
-        stream_options: Some(ChatCompletionStreamOptions {
+        stream: true,
+        stream_options: ChatCompletionStreamOptions {
             include_usage: Some(true),
             include_obfuscation: None,
-        }),
-        ..Default::default()
+        },
     }
+}
+
+fn raw(said: &Message) -> Box<RawValue> {
+    // Strings and lists of strings have a form in JSON.
+    to_raw_value(&message(said)).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 fn message(message: &Message) -> ChatCompletionRequestMessage {

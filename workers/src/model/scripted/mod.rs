@@ -11,7 +11,7 @@ mod tests;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use steadfast::run::{Message, ModelReply, Usage};
+use steadfast::run::{ModelReply, Usage};
 use tokio::time::Instant;
 
 use super::{Model, ModelError, ModelRequest};
@@ -49,7 +49,8 @@ impl Model for Scripted {
         on_text: &mut (dyn for<'t> FnMut(&'t str) + Send),
     ) -> Result<ModelReply, ModelError> {
         let started = Instant::now();
-        let Plan { text, tool_calls } = plan::plan(&request.messages, &request.tools);
+        let conversation = request.conversation();
+        let Plan { text, tool_calls } = plan::plan(&conversation, &request.tools);
         let mut first_token_ms = None;
         for word in text.split_inclusive(' ') {
             if first_token_ms.is_some() && !self.word_pause.is_zero() {
@@ -58,7 +59,7 @@ impl Model for Scripted {
             on_text(word);
             first_token_ms.get_or_insert_with(|| elapsed_ms(started));
         }
-        let shown = request.messages.iter().map(Message::content);
+        let shown = conversation.iter().map(|message| message.content());
         let asked = tool_calls
             .iter()
             .flat_map(|call| [call.name.as_str(), call.arguments.as_str()]);

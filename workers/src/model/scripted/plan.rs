@@ -18,7 +18,7 @@ pub struct Plan {
     pub tool_calls: Vec<ToolCall>,
 }
 
-pub fn plan(messages: &[Message], tools: &[ToolSpec]) -> Plan {
+pub fn plan(messages: &[&Message], tools: &[ToolSpec]) -> Plan {
     let results = results(messages);
     if !results.is_empty() {
         return Plan {
@@ -46,8 +46,8 @@ const HOW_TO_GET_A_REAL_ONE: &str = "For a real model set OPENAI_BASE_URL, OPENA
                                      start Steadfast again.";
 
 /// Name and output of the tools the conversation ends with.
-fn results(messages: &[Message]) -> Vec<(&str, &str)> {
-    let is_result = |message: &&Message| matches!(message, Message::Tool { .. });
+fn results<'a>(messages: &[&'a Message]) -> Vec<(&'a str, &'a str)> {
+    let is_result = |message: &&&Message| matches!(message, Message::Tool { .. });
     let count = messages.iter().rev().take_while(is_result).count();
     let (before, ended) = messages.split_at(messages.len() - count);
     let calls = match before.last() {

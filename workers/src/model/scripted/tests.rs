@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use steadfast::run::{Message, ToolCall, ToolSpec};
@@ -21,7 +21,7 @@ fn built_in() -> Vec<ToolSpec> {
 
 /// Names and arguments of what is called for a text.
 fn called(text: &str, tools: &[ToolSpec]) -> Vec<(String, String)> {
-    let calls = plan(&[Message::user(text)], tools).tool_calls;
+    let calls = plan(&[&Message::user(text)], tools).tool_calls;
     calls.into_iter().map(|call| (call.name, call.arguments)).collect()
 }
 
@@ -75,7 +75,7 @@ fn time_and_addresses_are_looked_up_where_the_tool_is_offered() {
 
 #[test]
 fn several_tools_are_called_in_one_turn_under_different_ids() {
-    let calls = plan(&[Message::user("What is 6 * 7, and what time is it?")], &built_in()).tool_calls;
+    let calls = plan(&[&Message::user("What is 6 * 7, and what time is it?")], &built_in()).tool_calls;
     let ids: Vec<(&str, &str)> = calls
         .iter()
         .map(|call| (call.id.as_str(), call.name.as_str()))
@@ -122,7 +122,7 @@ fn a_schema_without_end_ends() {
 
 #[test]
 fn what_the_tools_returned_is_told_and_no_tool_is_called_again() {
-    let asked = plan(&[Message::user("What is 6 * 7?")], &built_in());
+    let asked = plan(&[&Message::user("What is 6 * 7?")], &built_in());
     let messages = [
         Message::user("What is 6 * 7?"),
         Message::Assistant {
@@ -134,7 +134,7 @@ fn what_the_tools_returned_is_told_and_no_tool_is_called_again() {
             content: "42".into(),
         },
     ];
-    let answer = plan(&messages, &built_in());
+    let answer = plan(&messages.each_ref(), &built_in());
     assert_eq!(answer.tool_calls, Vec::<ToolCall>::new());
     assert!(answer.text.starts_with("calculator returned: 42. "), "{}", answer.text);
     assert!(answer.text.contains("built-in scripted model"), "{}", answer.text);
@@ -142,7 +142,7 @@ fn what_the_tools_returned_is_told_and_no_tool_is_called_again() {
 
 #[test]
 fn without_anything_to_do_it_says_what_it_is_and_how_to_get_a_real_model() {
-    for messages in [vec![], vec![Message::user("hello")]] {
+    for messages in [vec![], vec![&Message::user("hello")]] {
         let text = plan(&messages, &built_in()).text;
         for part in [
             "built-in scripted model",
@@ -159,7 +159,7 @@ fn without_anything_to_do_it_says_what_it_is_and_how_to_get_a_real_model() {
 async fn it_streams_word_by_word_and_the_words_are_the_text() {
     let request = ModelRequest {
         model: "scripted".into(),
-        messages: vec![Message::user("hello")],
+        messages: vec![Arc::new(Arc::new(Message::user("hello")).into())],
         tools: vec![],
         output_tokens_max: 100,
         temperature: None,

@@ -6,7 +6,7 @@ mod faults;
 mod options;
 mod stream;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use steadfast::run::{Message, ModelReply, ToolSpec};
@@ -16,7 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::super::{Model, ModelError, ModelRequest};
+use super::super::{Model, ModelError, ModelRequest, Shown};
 use super::{ApiKey, OpenAi, OpenAiOptions, Timeouts};
 
 const KEY: &str = "sk-test-secret-0123456789";
@@ -137,14 +137,18 @@ fn used(input: u64, output: u64) -> Value {
     json!({"choices": [], "usage": {"prompt_tokens": input, "completion_tokens": output}})
 }
 
+fn shown(message: Message) -> Arc<Shown> {
+    Arc::new(Arc::new(message).into())
+}
+
 fn request() -> ModelRequest {
     ModelRequest {
         model: "m".into(),
         messages: vec![
-            Message::System {
+            shown(Message::System {
                 content: "Be brief.".into(),
-            },
-            Message::user("hello"),
+            }),
+            shown(Message::user("hello")),
         ],
         tools: vec![ToolSpec {
             name: "clock".into(),

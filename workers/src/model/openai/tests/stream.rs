@@ -60,14 +60,14 @@ async fn a_conversation_with_tools_is_sent_in_the_providers_words() {
         name: "clock".into(),
         arguments: "{}".into(),
     };
-    request.messages.push(Message::Assistant {
+    request.messages.push(shown(Message::Assistant {
         content: String::new(),
         tool_calls: vec![call],
-    });
-    request.messages.push(Message::Tool {
+    }));
+    request.messages.push(shown(Message::Tool {
         tool_call_id: "call_1".into(),
         content: "noon".into(),
-    });
+    }));
     request.tools.clear();
     provider.client().call(&request, &mut |_| {}).await.expect("an answer");
     let sent = provider.requests.recv().await.expect("a request");
