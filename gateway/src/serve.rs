@@ -13,10 +13,13 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    http::{HeaderMap, header},
+};
 use hyper::{
     Method, Version,
-    body::Incoming,
+    body::{Body as _, Incoming},
     rt::{Read, ReadBufCursor, Write},
     server::conn::http1,
     service::{Service, service_fn},
@@ -173,16 +176,17 @@ async fn serve_requests(
     let written = Arc::new(AtomicBool::new(true));
     let taken = Arc::new(Mutex::new(None));
     let service = {
-        let (router, written, taken) = (TowerToHyperService::new(router.clone()), written.clone(), taken.clone());
+        let (router, taken) = (TowerToHyperService::new(router.clone()), taken.clone());
         service_fn(move |request: hyper::Request<Incoming>| {
-            let whole = request.version() == Version::HTTP_11 && request.method() != Method::HEAD;
-            let (response, written, taken) = (router.call(request), written.clone(), taken.clone());
+            // A POST is streamed once its body was read to the end; another body might be taken for the next request.
+            let whole =
+                request.method() == Method::POST || request.method() != Method::HEAD && request.body().is_end_stream();
+            let takes = whole && request.version() == Version::HTTP_11;
+            let closes = closes(request.headers());
+            let (response, taken) = (router.call(request), taken.clone());
             async move {
                 let response = response.await?;
-                if !whole || !written.load(Ordering::Acquire) {
-                    return Ok(response);
-                }
-                let Some(stream) = Taken::of(&response) else {
+                let Some(stream) = takes.then(|| Taken::of(&response, closes)).flatten() else {
                     return Ok::<_, Infallible>(response);
                 };
                 *lock(&taken) = Some(stream);
@@ -194,7 +198,7 @@ async fn serve_requests(
     let mut connection = http.serve_connection(
         Watched {
             io: TokioIo::new(stream),
-            written,
+            written: written.clone(),
         },
         service,
     );
@@ -207,6 +211,8 @@ async fn serve_requests(
         }
         match Pin::new(&mut connection).poll(context) {
             Poll::Ready(ended) => Poll::Ready(ended.map(|()| None)),
+            // What the library has yet to write comes first.
+            Poll::Pending if !written.load(Ordering::Acquire) => Poll::Pending,
             Poll::Pending => lock(&taken)
                 .take()
                 .map_or(Poll::Pending, |stream| Poll::Ready(Ok(Some(stream)))),
@@ -215,6 +221,13 @@ async fn serve_requests(
     .await?;
     let parts = connection.into_parts();
     Ok(stream.map(|stream| (stream.after(&parts.read_buf), parts.io.io.into_inner())))
+}
+
+/// Whether the client wants the connection closed after the answer.
+fn closes(headers: &HeaderMap) -> bool {
+    let words = headers.get_all(header::CONNECTION).into_iter();
+    let mut words = words.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -44,16 +44,17 @@ impl Hub {
     }
 
     pub fn publish(&self, frame: Frame) {
-        if let Some(watchers) = self.lock().get(&frame.run_id()) {
-            for mailbox in watchers {
-                mailbox.put(Watched::Frame(frame.clone()));
-            }
+        // Not told under the lock: whoever wakes up may want to leave.
+        let watchers = self.lock().get(&frame.run_id()).cloned();
+        for mailbox in watchers.into_iter().flatten() {
+            mailbox.put(Watched::Frame(frame.clone()));
         }
     }
 
     /// Tells every watcher that frames may have been lost.
     pub fn missed(&self) {
-        for mailbox in self.lock().values().flatten() {
+        let watchers: Vec<Arc<Mailbox>> = self.lock().values().flatten().cloned().collect();
+        for mailbox in watchers {
             mailbox.put(Watched::Missed);
         }
     }

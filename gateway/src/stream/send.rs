@@ -3,12 +3,14 @@
 //! taken from the library, and head and pieces are written here, in chunks (RFC 9112, section 7.1). When the stream has
 //! ended, the library gets the connection back.
 //!
-//! Where that cannot be (HTTP/1.0, `HEAD`, an earlier answer not yet written), the response has its body as any other.
+//! Where that cannot be (HTTP/1.0, `HEAD`, a body that nobody reads), the response has its body as any other.
 
 use std::{
     convert::Infallible,
     io,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -20,7 +22,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, tcp::ReadHalf},
+    time::timeout,
 };
 
 use super::follow::Follower;
@@ -28,6 +31,9 @@ use crate::clock;
 
 const HEAD_BYTES: usize = 512;
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// How much of what a client sent too early is thrown away, and for how long.
+const DISCARDED_BYTES_MAX: u64 = 1024 * 1024;
+const DISCARD_MAX: Duration = Duration::from_secs(2);
 
 /// The stream of a response that nobody has begun to send.
 #[derive(Clone)]
@@ -65,17 +71,19 @@ fn pieces(follower: Box<Follower>) -> impl Stream<Item = Bytes> + Send {
 pub struct Taken {
     head: Bytes,
     follower: Box<Follower>,
+    closes: bool,
     /// The client has said nothing since its request.
     silent: bool,
 }
 
 impl Taken {
-    /// `None`: the response is no stream.
-    pub fn of(response: &Response) -> Option<Self> {
+    /// `None`: the response is no stream. The connection closes after it if the client `closes`.
+    pub fn of(response: &Response, closes: bool) -> Option<Self> {
         let follower = response.extensions().get::<Unsent>()?.take()?;
         Some(Self {
-            head: head(response),
+            head: head(response, closes),
             follower,
+            closes,
             silent: true,
         })
     }
@@ -88,29 +96,21 @@ impl Taken {
 
     /// Sends it all, at the pace at which the client takes it. True: the connection can serve other requests.
     pub async fn send(self, connection: &mut TcpStream) -> io::Result<bool> {
-        let (mut from_client, mut to_client) = connection.split();
+        let (from_client, mut to_client) = connection.split();
+        let mut client = Client {
+            from_client,
+            silent: self.silent,
+        };
         let mut pieces = Box::pin(pieces(self.follower));
         let mut head = self.head;
         // The head goes with the first piece, if there is one already.
         let mut next = pieces.next().now_or_never();
-        let mut silent = self.silent;
         loop {
             let piece = match next.take() {
                 Some(piece) => piece,
                 None => {
-                    to_client.write_all_buf(&mut head).await?;
-                    loop {
-                        let mut surplus = [0; 1];
-                        tokio::select! {
-                            biased;
-                            piece = pieces.next() => break piece,
-                            // Nobody speaks before the answer has ended, unless to hang up.
-                            read = from_client.read(&mut surplus), if silent => match read? {
-                                0 => return Ok(false),
-                                _ => silent = false,
-                            },
-                        }
-                    }
+                    client.unless_gone(to_client.write_all_buf(&mut head)).await??;
+                    client.unless_gone(pieces.next()).await?
                 }
             };
             let Some(piece) = piece else { break };
@@ -120,14 +120,49 @@ impl Taken {
                 .chain(length.as_bytes())
                 .chain(piece)
                 .chain(&b"\r\n"[..]);
-            to_client.write_all_buf(&mut chunk).await?;
+            client.unless_gone(to_client.write_all_buf(&mut chunk)).await??;
         }
-        to_client.write_all_buf(&mut head.chain(LAST_CHUNK)).await?;
-        Ok(silent)
+        let mut last = head.chain(LAST_CHUNK);
+        client.unless_gone(to_client.write_all_buf(&mut last)).await??;
+        if !client.silent {
+            // Closed with bytes unread, the connection would be reset, and the end of the stream might not arrive.
+            to_client.shutdown().await?;
+            let _ = timeout(DISCARD_MAX, client.discard()).await;
+        }
+        Ok(client.silent && !self.closes)
     }
 }
 
-fn head(response: &Response) -> Bytes {
+/// The client's side of a connection on which it has nothing to say before the stream has ended.
+struct Client<'a> {
+    from_client: ReadHalf<'a>,
+    silent: bool,
+}
+
+impl Client<'_> {
+    /// Awaits it, unless the client hangs up meanwhile.
+    async fn unless_gone<T>(&mut self, awaited: impl Future<Output = T>) -> io::Result<T> {
+        let mut awaited = pin!(awaited);
+        loop {
+            let mut surplus = [0; 1];
+            tokio::select! {
+                biased;
+                outcome = &mut awaited => return Ok(outcome),
+                read = self.from_client.read(&mut surplus), if self.silent => match read? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    _ => self.silent = false,
+                },
+            }
+        }
+    }
+
+    async fn discard(&mut self) -> io::Result<u64> {
+        let mut rest = (&mut self.from_client).take(DISCARDED_BYTES_MAX);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    }
+}
+
+fn head(response: &Response, closes: bool) -> Bytes {
     let mut head = BytesMut::with_capacity(HEAD_BYTES);
     let reason = response.status().canonical_reason().unwrap_or_default();
     head.put_slice(format!("HTTP/1.1 {} {reason}\r\n", response.status().as_str()).as_bytes());
@@ -136,6 +171,9 @@ fn head(response: &Response) -> Bytes {
         head.put_slice(b": ");
         head.put_slice(value.as_bytes());
         head.put_slice(b"\r\n");
+    }
+    if closes {
+        head.put_slice(b"connection: close\r\n");
     }
     let date = clock::now().format("%a, %d %b %Y %H:%M:%S GMT");
     head.put_slice(

@@ -28,7 +28,11 @@ impl Wire {
     }
 
     async fn ask(&mut self, method: &str, path: &str, version: &str) {
-        let request = format!("{method} {path} {version}\r\nhost: localhost\r\n\r\n");
+        self.ask_with(method, path, version, "").await;
+    }
+
+    async fn ask_with(&mut self, method: &str, path: &str, version: &str, headers: &str) {
+        let request = format!("{method} {path} {version}\r\nhost: localhost\r\n{headers}\r\n");
         self.stream.write_all(request.as_bytes()).await.expect("written");
     }
 
@@ -157,6 +161,41 @@ async fn a_request_sent_before_the_stream_has_ended_is_not_half_answered() {
     assert!(stream.contains("event: run.completed\n"), "{stream}");
     let rest = wire.rest().await;
     assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 200 OK\r\n"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_body_that_comes_late_is_no_next_request() {
+    let house = House::open().await;
+    let path = ended(&house).await;
+    let mut wire = Wire::to(&house).await;
+    let body = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let length = format!("content-length: {}\r\n", body.len());
+    wire.ask_with("GET", &path, "HTTP/1.1", &length).await;
+    wire.until("\r\n\r\n").await;
+    assert!(wire.chunks().await.contains("event: run.completed\n"));
+    // The server may have hung up already.
+    let _ = wire.stream.write_all(body.as_bytes()).await;
+    while wire.stream.read_buf(&mut wire.unread).await.is_ok_and(|read| read > 0) {}
+    assert_eq!(
+        String::from_utf8_lossy(&wire.unread),
+        "",
+        "the body was taken for a request"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_wants_the_connection_closed_gets_that_at_the_end_of_the_stream() {
+    let house = House::open().await;
+    let path = ended(&house).await;
+    let mut wire = Wire::to(&house).await;
+    wire.ask_with("GET", &path, "HTTP/1.1", "connection: Close, te\r\n")
+        .await;
+    let head = wire.until("\r\n\r\n").await;
+    assert!(head.contains("connection: close\r\n"), "{head}");
+    assert!(wire.chunks().await.contains("event: run.completed\n"));
+    // Sooner than a connection is closed on which no request comes.
+    let rest = timeout(Duration::from_secs(5), wire.rest()).await;
+    assert_eq!(rest.expect("the server hangs up"), "");
 }
 
 #[tokio::test]
