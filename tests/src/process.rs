@@ -16,6 +16,19 @@ use nix::{
 use crate::Result;
 
 const POLL: Duration = Duration::from_millis(10);
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// In `/proc` the state of a thread follows its name, which stands in brackets and may hold any.
+fn all_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    let stats = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    stats.map(state).all(|state| matches!(state, Some('T' | 'Z' | 'X')))
+}
 
 /// A running program. Dropping it kills it.
 #[derive(Debug)]
@@ -74,8 +87,13 @@ impl Proc {
     }
 
     /// Freezes the process as it stands: the paused worker whose lease runs out.
+    /// Back when every thread stands still: on a busy machine one may go on for a moment.
     pub fn sigstop(&mut self) {
         self.signal(Signal::SIGSTOP);
+        let end = Instant::now() + STOP_MAX;
+        while !all_stopped(self.pid()) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub fn sigcont(&mut self) {
