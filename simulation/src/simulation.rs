@@ -25,8 +25,9 @@ use crate::{
 };
 
 /// Once the faults are over, everything has ended within this: what was dispatched in vain again and again is looked
-/// at every five minutes.
-const SETTLE_MAX: Duration = Duration::from_secs(900);
+/// at every five minutes, and a time that a clock ahead by ten minutes wrote down has come for one that is behind, and
+/// was set back, half an hour later.
+const SETTLE_MAX: Duration = Duration::from_secs(900 + 1800);
 /// And every process says that it is ready within this.
 const READY_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
