@@ -142,20 +142,9 @@ async fn connection(
     permit: OwnedSemaphorePermit,
     draining: CancellationToken,
 ) {
-    loop {
-        let sent = match serve_requests(&http, &router, stream, &draining).await {
-            Ok(None) => break,
-            Ok(Some((taken, mut connection))) => {
-                taken.send(&mut connection).await.map(|reusable| (reusable, connection))
-            }
-            Err(error) => {
-                // A client that went away, or sent what is not HTTP: nothing of ours failed.
-                tracing::debug!(error = %error, "a connection ended early");
-                break;
-            }
-        };
-        match sent {
-            Ok((true, connection)) if !draining.is_cancelled() => stream = connection,
+    while let Some((taken, mut connection)) = serve_requests(&http, &router, stream, &draining).await {
+        match taken.send(&mut connection).await {
+            Ok(true) if !draining.is_cancelled() => stream = connection,
             Ok(_) => break,
             Err(error) => {
                 tracing::debug!(error = %error, "a stream ended early");
@@ -172,7 +161,7 @@ async fn serve_requests(
     router: &Router,
     stream: TcpStream,
     draining: &CancellationToken,
-) -> hyper::Result<Option<(Taken, TcpStream)>> {
+) -> Option<(Taken, TcpStream)> {
     let written = Arc::new(AtomicBool::new(true));
     let taken = Arc::new(Mutex::new(None));
     let service = {
@@ -218,9 +207,12 @@ async fn serve_requests(
                 .map_or(Poll::Pending, |stream| Poll::Ready(Ok(Some(stream)))),
         }
     })
-    .await?;
+    .await
+    // A client that went away, or sent what is not HTTP: nothing of ours failed.
+    .inspect_err(|error: &hyper::Error| tracing::debug!(error = %error, "a connection ended early"))
+    .ok()??;
     let parts = connection.into_parts();
-    Ok(stream.map(|stream| (stream.after(&parts.read_buf), parts.io.io.into_inner())))
+    Some((stream.after(&parts.read_buf), parts.io.io.into_inner()))
 }
 
 /// Whether the client wants the connection closed after the answer.
