@@ -31,6 +31,11 @@ use crate::{
     error::{Context, EXIT_FAILURE, Failure},
 };
 
+/// With a thousand runs under way the system's allocator spends a fifth more of the CPU (docs/decisions/0022).
+#[cfg(not(feature = "count-allocations"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // First of all: whoever speaks TLS later finds this provider. It fails only if there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -6,7 +6,7 @@
 //! A message costs more than its bytes: to us, to the server and to every gateway. So whoever has frames queues them,
 //! and one task sends whatever is queued as one message, of however many runs. It never waits for more to come.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use async_nats::{Client, Event as ConnectionEvent, connection::State};
 use async_trait::async_trait;
@@ -187,18 +187,25 @@ fn run_of(subject: &str) -> Option<RunId> {
 /// `D run version sub length\n`, then so many bytes of JSON, as clients get it.
 fn encode(frames: impl Iterator<Item = Frame>) -> Vec<Bytes> {
     let mut messages = Vec::with_capacity(1);
-    let mut bytes = BytesMut::new();
+    let (mut bytes, mut head) = (BytesMut::new(), String::new());
     for frame in frames {
         let run = frame.run_id().0.simple();
-        let (head, json) = match &frame {
+        head.clear();
+        let json = match &frame {
             Frame::Event {
                 version,
                 name,
                 deltas,
                 json,
                 ..
-            } => (format!("E {run} {version} {deltas} {name} {}\n", json.len()), json),
-            Frame::Delta { version, sub, json, .. } => (format!("D {run} {version} {sub} {}\n", json.len()), json),
+            } => {
+                let _ = writeln!(head, "E {run} {version} {deltas} {name} {}", json.len());
+                json
+            }
+            Frame::Delta { version, sub, json, .. } => {
+                let _ = writeln!(head, "D {run} {version} {sub} {}", json.len());
+                json
+            }
         };
         if !bytes.is_empty() && bytes.len() + head.len() + json.len() > MESSAGE_BYTES {
             messages.push(bytes.split().freeze());

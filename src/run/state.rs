@@ -125,7 +125,7 @@ pub struct OpenTool {
 pub struct Run {
     /// The number of events folded so far; the next one gets `version + 1`.
     pub version: u64,
-    pub request: Option<RunRequested>,
+    pub request: Option<Arc<RunRequested>>,
     /// The claim in force; 0 before the first.
     pub epoch: u64,
     /// Claims since the last step forward.
@@ -243,7 +243,7 @@ impl Run {
             Event::RunRequested(e) => {
                 self.messages = e.input.iter().cloned().map(Arc::new).collect();
                 self.budget = e.terms.budget.amounts;
-                self.request = Some(e.clone());
+                self.request = Some(Arc::new(e.clone()));
             }
             Event::RunStarted(e) => self.claim(e.epoch),
             Event::RunResumed(e) => self.claim(e.epoch),

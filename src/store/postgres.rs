@@ -18,8 +18,9 @@ use crate::{
     run::{RunId, Time},
 };
 
-/// One lane for new runs, two for the others: a batch forms while the other commits.
-pub const LANES: usize = 3;
+/// One lane for new runs and one for the others: what comes while a batch commits is the next batch, and the larger it
+/// is the less each append costs (docs/decisions/0023).
+pub const LANES: usize = 2;
 
 /// The appender gives up on a batch after 10 s; after this the server does too, and lets go of its locks.
 const STATEMENT_MAX: &str = "15s";

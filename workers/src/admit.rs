@@ -143,7 +143,7 @@ impl Execution {
     }
 
     fn chain(&self) -> Vec<Link> {
-        let names = self.loaded.run.request.iter().flat_map(link::names);
+        let names = self.loaded.run.request.iter().flat_map(|request| link::names(request));
         names.map(|name| self.shared.models.link(name)).collect()
     }
 }

@@ -241,6 +241,8 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
     } = hands;
     // Commands were pulled for which there was no place: behind them may be one of somebody who has more of a right.
     let (mut pressed, mut looked) = (false, Instant::now());
+    // The first look does not wait for a command: the worker is ready once the queue has answered.
+    let mut answered = false;
     while !shutdown.is_cancelled() {
         let free = places.free();
         let pulled = match free {
@@ -253,6 +255,7 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
                     () = places.freed_for_commands() => continue,
                 }
             }
+            free if !answered => shared.queue.pull_ready(free).await,
             // Followed to its end also when a stop comes: a pull that is dropped may take messages with it.
             free => {
                 shared
@@ -277,6 +280,7 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             }
         };
         health.progress("worker");
+        answered = true;
         if !deliveries.is_empty() {
             crash::at(Point::PullAfter);
         }
