@@ -31,7 +31,7 @@ use crate::{
     error::{Context, EXIT_FAILURE, Failure},
 };
 
-/// With a thousand runs under way the system's allocator spends a fifth more of the CPU (docs/decisions/0022).
+/// With a thousand runs under way the system's allocator costs more CPU (docs/decisions/0022).
 #[cfg(not(feature = "count-allocations"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

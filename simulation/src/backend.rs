@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// As many as on Postgres.
-const LANES: usize = 3;
+const LANES: usize = 2;
 /// As on Postgres.
 const REDRIVE_PAUSE_MAX: Duration = Duration::from_secs(300);
 

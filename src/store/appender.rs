@@ -1,6 +1,6 @@
 //! Group commit: many callers, few commits.
 //!
-//! Callers hand their appends to a lane chosen by run. A lane writes whatever is waiting in one statement; the next
+//! Callers hand their appends to a lane: new runs to one, all others to another. A lane writes whatever is waiting in one statement; the next
 //! batch forms while that one commits. There is no timer: an idle lane commits at once.
 //!
 //! When a commit's answer is lost (the connection broke, the server restarted) the outcome is unknown. The lane then
@@ -55,12 +55,8 @@ impl Appender {
 
     /// Adds to the log. When it answers `Appended`, the facts are durable.
     pub async fn append(&self, append: Append) -> Result<Outcome, Error> {
-        // New runs have a lane of their own where there are several: they need another statement.
-        let others = (self.lanes.len() - 1) as u128;
-        let lane = match (&append.accept, others) {
-            (Some(_), _) | (None, 0) => 0,
-            (None, others) => 1 + (append.run_id.0.as_u128() % others) as usize,
-        };
+        // New runs have a lane of their own where there are two: they need another statement.
+        let lane = usize::from(append.accept.is_none()).min(self.lanes.len() - 1);
         let give_up = Instant::now() + append.patience;
         let (reply, answer) = oneshot::channel();
         let patience = append.patience;
