@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use chrono::SubsecRound;
 use sqlx::{
     AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
     sqlite::{SqliteArguments, SqliteRow},
@@ -147,6 +148,8 @@ impl Writer {
 
     /// Winners of the batch; whoever is missing lost.
     pub async fn write(&self, batch: &[&Prepared], now: Time) -> Result<Winners, Error> {
+        // SQLite's own clock, which this is compared with, knows milliseconds: what is due now would not be due for one.
+        let now = now.trunc_subsecs(3);
         let mut tx: Transaction<'static, Sqlite> = self.pool.begin_with("begin immediate").await?;
         let mut winners = Winners::new();
         let batch = take_keys(&mut tx, batch).await?;
