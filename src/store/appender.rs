@@ -1,7 +1,7 @@
 //! Group commit: many callers, few commits.
 //!
-//! Callers hand their appends to a lane: new runs to one, all others to another. A lane writes whatever is waiting in one statement; the next
-//! batch forms while that one commits. There is no timer: an idle lane commits at once.
+//! Callers hand their appends to a lane: new runs to one, all others to another. A lane writes whatever is waiting in
+//! one statement; the next batch forms while that one commits. There is no timer: an idle lane commits at once.
 //!
 //! When a commit's answer is lost (the connection broke, the server restarted) the outcome is unknown. The lane then
 //! asks the log itself, so an append happens once or not at all, and tries again while the caller's patience lasts.
