@@ -241,7 +241,7 @@ pub fn init() {
     for reason in ["connections", "streams", "rate", "held_runs", "overload"] {
         http().rejected.with_label_values(&[reason]);
     }
-    for by in ["gateway", "worker"] {
+    for by in ["gateway", "worker", "redriver"] {
         flow().joined.with_label_values(&[by]);
     }
 }

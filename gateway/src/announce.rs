@@ -94,6 +94,11 @@ impl Announcer {
         }
     }
 
+    /// Whether a command told now would reach the queue.
+    pub fn can_command(&self) -> bool {
+        self.queue.is_connected()
+    }
+
     /// Sends the news, later and elsewhere.
     pub fn tell(&self, news: News) {
         let Ok(permit) = self.under_way.clone().try_acquire_owned() else {

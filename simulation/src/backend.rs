@@ -255,7 +255,7 @@ impl Backend for SimulatedBackend {
                 let unheld = row.head.lease_until.is_none_or(|until| until <= now);
                 if later && !row.held && (row.head.status == Status::Queued || (row.dispatches > 0 && unheld)) {
                     row.head.due_at = Some(now);
-                    row.dispatches += 1;
+                    row.dispatches = 1;
                     made += 1;
                 }
                 let dead = dead_owner.is_some() && row.head.lease_owner.as_deref() == dead_owner;

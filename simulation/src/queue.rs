@@ -195,6 +195,10 @@ impl CommandQueue for SimulatedQueue {
         self.hand_over(taken).await
     }
 
+    fn is_connected(&self) -> bool {
+        !self.broker.lock().away
+    }
+
     async fn incarnation(&self) -> Result<String, Error> {
         self.cross().await?;
         let incarnation = self.broker.lock().incarnation;

@@ -7,11 +7,14 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream::{
-    self, AckKind,
-    consumer::{AckPolicy, Consumer, pull},
-    context::Context,
-    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+use async_nats::{
+    connection::State,
+    jetstream::{
+        self, AckKind,
+        consumer::{AckPolicy, Consumer, pull},
+        context::Context,
+        stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    },
 };
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -63,7 +66,7 @@ impl JetStreamQueue {
             consumer: Mutex::default(),
             more: AtomicBool::new(true),
         };
-        if queue.client.connection_state() == async_nats::connection::State::Connected {
+        if queue.is_connected() {
             queue.check_server()?;
             match queue.ensure_stream().await {
                 Ok(()) | Err(Error::Unavailable(_)) => {}
@@ -227,7 +230,15 @@ impl CommandQueue for JetStreamQueue {
         self.answered(pulled).await
     }
 
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
     async fn incarnation(&self) -> Result<String, Error> {
+        // Not waited for: whoever asks has the store to turn to.
+        if !self.is_connected() {
+            return Err(Error::Unavailable("not connected".into()));
+        }
         let ask = async {
             match self.context.get_stream(self.stream_name()).await {
                 Ok(stream) => Ok(stream.cached_info().created.unix_timestamp_nanos().to_string()),

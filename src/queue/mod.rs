@@ -85,6 +85,11 @@ pub trait CommandQueue: Send + Sync + 'static {
     /// Up to `max` commands that are there now; does not wait for any.
     async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error>;
 
+    /// Whether there is a connection to send commands over, as far as is known without asking.
+    fn is_connected(&self) -> bool {
+        true
+    }
+
     /// Changes whenever the queue may have lost what it held: a wiped or re-created stream, a restarted process.
     async fn incarnation(&self) -> Result<String, Error>;
 

@@ -409,7 +409,7 @@ impl Backend for Adapter {
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error> {
         let (now, in_lock_order) = (self.now(), self.in_lock_order());
         let sql = format!(
-            "update runs set due_at = {now}, dispatches = dispatches + 1
+            "update runs set due_at = {now}, dispatches = 1
              where run_id in (select run_id from runs
                               where due_at > {now} and not held
                                 and (status = 'queued'

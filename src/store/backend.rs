@@ -58,7 +58,8 @@ pub trait Backend: Send + Sync + 'static {
     async fn take_due(&self, limit: u32, first_pause: Duration) -> Result<Vec<Due>, Error>;
 
     /// Makes due at once every queued run and every overdue one that was dispatched in vain, and ends the leases of
-    /// `dead_owner`: after the queue was wiped, or when the only process there is has started again.
+    /// `dead_owner`: after the queue was wiped, or when the only process there is has started again. Each counts as
+    /// dispatched once: nobody knows what became of its command.
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error>;
 
     /// Puts runs nobody has claimed into their tenants' lines: they are not due until they are taken from there.

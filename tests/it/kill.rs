@@ -182,7 +182,7 @@ async fn a_killed_nats_server_whose_files_are_wiped_loses_nothing() {
             nats.restart().await.expect("NATS is back");
         },
         // The new queue did not have the commands of those that waited for a worker.
-        async |stack, _, ()| counted(&stack.workers, "steadfast_redriven_total").await > 0.0,
+        async |stack, _, ()| counted(&stack.workers, "steadfast_runs_held_total").await > 0.0,
     )
     .await;
 }

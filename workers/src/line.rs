@@ -14,7 +14,7 @@ use steadfast::{
     metrics,
     queue::{Advance, Delivery},
     run::{RunId, TenantId},
-    store::{Error, Reader},
+    store::{Due, Error, Reader},
 };
 use tokio::sync::Notify;
 
@@ -57,6 +57,15 @@ impl Lines {
                 }
             }
         }
+    }
+
+    /// Puts overdue runs into their lines that the queue did not bring to a worker.
+    pub async fn take_in(&self, reader: &Reader, overdue: &[Due]) -> Result<(), Error> {
+        let runs: Vec<RunId> = overdue.iter().map(|due| due.run_id).collect();
+        let held = reader.hold(&runs).await?;
+        metrics::flow().joined.with_label_values(&["redriver"]).inc_by(held);
+        self.know(overdue.iter().map(|due| due.tenant.clone()));
+        Ok(())
     }
 
     /// Returns once a tenant was added since the last call.

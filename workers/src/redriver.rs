@@ -2,6 +2,9 @@
 //!
 //! One mechanism serves lost commands, dead workers, retries, timers and deadlines: every head says by when something
 //! must have happened. Any number of redrivers may run; each overdue run is taken by one of them.
+//!
+//! What it finds it sends to the queue, once. A run whose command came to nothing, or for which there is no queue, joins
+//! its tenant's line, which needs the store alone: no message is needed for a run to reach its end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,22 +13,24 @@ use steadfast::{
     health::Health,
     metrics,
     queue::{self, Advance},
-    store,
+    store::{self, Due},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::Shared;
+use crate::{line::Lines, worker::Shared};
 
 /// Runs dispatched in one go.
 const BATCH: u32 = 256;
 /// A dispatched run is dispatched again after this, then after twice this, and so on.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// So often a run is left to the queue.
+const COMMANDS_MAX: u64 = 1;
 /// How often the queue is asked whether it is still the one we filled.
 const INCARNATION_EVERY: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
-pub async fn run(shared: Arc<Shared>, health: Health, stop: CancellationToken) {
+pub async fn run(shared: Arc<Shared>, lines: Lines, health: Health, stop: CancellationToken) {
     health.expect("redriver", SILENCE_MAX);
     let mut tick = tokio::time::interval(shared.options.redrive_every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -37,7 +42,7 @@ pub async fn run(shared: Arc<Shared>, health: Health, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match look(&shared, &mut incarnation, &mut outage).await {
+        match look(&shared, &lines, &mut incarnation, &mut outage).await {
             Ok(()) => health.progress("redriver"),
             Err(trouble) => {
                 if matches!(trouble, Trouble::Store(_)) {
@@ -56,10 +61,9 @@ pub async fn run(shared: Arc<Shared>, health: Health, stop: CancellationToken) {
 enum Trouble {
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// Overdue runs went into their lines.
     #[error(transparent)]
     Queue(#[from] queue::Error),
-    #[error("the command queue is away")]
-    NoQueue,
 }
 
 /// While the store is away no lease can be renewed, and when it is back all may have ended. The living renew theirs
@@ -88,17 +92,22 @@ impl Outage {
     }
 }
 
+/// The queue as this worker knows it.
 #[derive(Default)]
 struct Incarnation {
-    known: Option<String>,
-    /// A queue was known before.
-    had_one: bool,
+    /// None: it was not asked yet.
+    known: Option<Result<String, queue::Error>>,
     asked: Option<Instant>,
     /// Set while the runs that a lost queue owed are sent again.
     refill: bool,
 }
 
-async fn look(shared: &Shared, incarnation: &mut Incarnation, outage: &mut Outage) -> Result<(), Trouble> {
+async fn look(
+    shared: &Shared,
+    lines: &Lines,
+    incarnation: &mut Incarnation,
+    outage: &mut Outage,
+) -> Result<(), Trouble> {
     if outage.since.is_some() {
         shared.reader.log_end().await?;
         outage.over(shared.options.lease);
@@ -110,12 +119,12 @@ async fn look(shared: &Shared, incarnation: &mut Incarnation, outage: &mut Outag
         incarnation.asked = Some(Instant::now());
         check_incarnation(shared, incarnation).await?;
     }
-    // Nothing is marked as dispatched while the queue is known to be away: it would only be put off.
-    if incarnation.known.is_none() {
-        return Err(Trouble::NoQueue);
-    }
+    let mut queue = match &incarnation.known {
+        Some(Err(error)) => Err(error.clone()),
+        _ => Ok(()),
+    };
     if outage.lets_the_living_renew() {
-        return Ok(());
+        return Ok(queue?);
     }
     loop {
         let due = shared.reader.take_due(BATCH, FIRST_PAUSE).await?;
@@ -123,47 +132,67 @@ async fn look(shared: &Shared, incarnation: &mut Incarnation, outage: &mut Outag
         if !due.is_empty() {
             crash::at(Point::RedriveBefore);
         }
-        for due in due {
-            let command = Advance {
-                run_id: due.run_id,
-                tenant: due.tenant,
-                version: due.version,
+        let mut for_lines = Vec::new();
+        for mut due in due {
+            if incarnation.refill {
                 // What the gateway called the command of a new run. The queue swallows an id it knows: of all workers
                 // that find it emptied, and of gateways whose words were on their way, one is heard for each run.
-                dispatch: if incarnation.refill { 0 } else { due.dispatch },
-            };
-            shared.queue.publish(&command).await?;
-            metrics::runs().redriven.inc();
-            crash::at(Point::RedriveAfter);
+                due.dispatch = 0;
+            }
+            let by_queue = queue.is_ok() && due.dispatch <= COMMANDS_MAX;
+            if by_queue {
+                queue = send(shared, &due).await;
+            }
+            if !by_queue || queue.is_err() {
+                for_lines.push(due);
+            }
         }
+        lines.take_in(&shared.reader, &for_lines).await?;
         if !full {
             incarnation.refill = false;
-            return Ok(());
+            return Ok(queue?);
         }
     }
 }
 
-async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Result<(), Trouble> {
-    let current = match shared.queue.incarnation().await {
-        Ok(current) => current,
-        Err(error) => {
-            incarnation.known = None;
-            return Err(error.into());
-        }
+async fn send(shared: &Shared, due: &Due) -> Result<(), queue::Error> {
+    let command = Advance {
+        run_id: due.run_id,
+        tenant: due.tenant.clone(),
+        version: due.version,
+        dispatch: due.dispatch,
     };
-    if let Ok(depth) = shared.queue.depth().await {
+    shared.queue.publish(&command).await?;
+    metrics::runs().redriven.inc();
+    crash::at(Point::RedriveAfter);
+    Ok(())
+}
+
+async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Result<(), store::Error> {
+    let found = shared.queue.incarnation().await;
+    if found.is_ok()
+        && let Ok(depth) = shared.queue.depth().await
+    {
         metrics::flow().queue_depth.set(depth as i64);
     }
-    if incarnation.known.as_ref() != Some(&current) {
-        // A queue we do not know (we have just started, or it was wiped, or it came back): it may have lost any
-        // command. Those it still holds come twice, which is harmless.
-        let made = shared.reader.make_due(None).await?;
-        tracing::info!(
-            runs = made,
-            "the command queue is new to this worker: queued runs are dispatched again"
-        );
-        incarnation.known = Some(current);
-        incarnation.refill = std::mem::replace(&mut incarnation.had_one, true);
+    let news = match (&incarnation.known, &found) {
+        (Some(Ok(known)), Ok(found)) => known != found,
+        (Some(Err(_)), Err(_)) => false,
+        _ => true,
+    };
+    if news {
+        // We have just started, or it went away, was wiped, or came back: it may have lost any command. Those it still
+        // holds come twice, which is harmless.
+        let runs = shared.reader.make_due(None).await?;
+        match &found {
+            Ok(_) => tracing::info!(
+                runs,
+                "the command queue is new to this worker: queued runs are dispatched again"
+            ),
+            Err(error) => tracing::warn!(runs, %error, "the command queue is away: runs wait in their lines instead"),
+        }
+        incarnation.refill = found.is_ok() && incarnation.known.is_some();
     }
+    incarnation.known = Some(found);
     Ok(())
 }

@@ -179,7 +179,13 @@ impl Worker {
         if let Some(states) = provider_states {
             simulated::spawn(background.track_future(report::run(models, states, id, renewing.clone())));
         }
-        simulated::spawn(background.track_future(redriver::run(shared.clone(), health.clone(), shutdown.clone())));
+        let lines = Lines::default();
+        simulated::spawn(background.track_future(redriver::run(
+            shared.clone(),
+            lines.clone(),
+            health.clone(),
+            shutdown.clone(),
+        )));
         simulated::spawn(background.track_future({
             let (leases, mut signals, stop) = (leases.clone(), shared.feed.signals().await, renewing.clone());
             async move {
@@ -199,7 +205,7 @@ impl Worker {
         let tasks = TaskTracker::new();
         let hands = Hands {
             places: Places::new(shared.options.slots, shared.options.runs_per_tenant_max),
-            lines: Lines::default(),
+            lines,
             tasks: tasks.clone(),
             hand_back: hand_back.clone(),
             shared: shared.clone(),

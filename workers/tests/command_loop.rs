@@ -10,6 +10,8 @@ mod fairness;
 mod newer;
 #[path = "command_loop/people.rs"]
 mod people;
+#[path = "command_loop/queueless.rs"]
+mod queueless;
 #[path = "command_loop/walls.rs"]
 mod walls;
 
@@ -110,12 +112,22 @@ impl House {
         pace: Duration,
         tools: Toolbox,
     ) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+        self.start_on(self.queue.clone(), options, pace, tools)
+    }
+
+    fn start_on(
+        &self,
+        queue: Arc<dyn CommandQueue>,
+        options: WorkerOptions,
+        pace: Duration,
+        tools: Toolbox,
+    ) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let models = Models::new(None, None)
             .expect("models")
             .with_scripted(Scripted::new(pace));
         let deps = WorkerDeps {
             store: self.store.handles(),
-            queue: self.queue.clone(),
+            queue,
             feed: self.feed.clone(),
             models: Arc::new(models),
             tools: Arc::new(tools),

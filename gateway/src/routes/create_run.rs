@@ -62,12 +62,14 @@ pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) 
     };
     let request = ask(&gateway, task, session, key.as_ref());
     let now = request.now;
+    // Without a queue the workers still find what is in a line.
+    let held = admission == Admission::Held || !gateway.announcer.can_command();
     let accept = Accept {
         session_id: request.session_id,
         new_session: session.is_none(),
         agent: request.agent.name.clone(),
         claim_within: gateway.limits.claim_within(),
-        held: admission == Admission::Held,
+        held,
     };
     let agent = accept.agent.clone();
     let events = decide(&Run::default(), Command::Request(request)).map_err(|refusal| task::refused(&refusal))?;
@@ -86,7 +88,7 @@ pub async fn handle(State(gateway): State<Gateway>, who: Who, request: Request) 
             metrics::runs().accepted.with_label_values(&[&agent]).inc();
             // Nobody else knows the run yet: whoever learns of it from the answer reads this event in the store, so
             // the feed need not carry it.
-            if admission == Admission::Held {
+            if held {
                 metrics::flow().joined.with_label_values(&["gateway"]).inc();
             } else {
                 gateway.announcer.tell(News::of(run_id, &who.tenant, &appended));

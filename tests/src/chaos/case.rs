@@ -208,6 +208,7 @@ impl Case {
         if !self.violations.is_empty() {
             let kept = stack.keep().display().to_string();
             self.notes.push(format!("logs and data are kept in {kept}"));
+            self.notes.append(&mut stack.states().await);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::system::Settled;
 use super::Case;
 
 /// Of each scenario.
-const VIOLATIONS_SHOWN: usize = 20;
+const VIOLATIONS_SHOWN: usize = 10;
 
 pub struct Report {
     seed: u64,
@@ -109,12 +109,18 @@ impl Report {
                 text += &line(&rules);
             }
         }
-        for row in &self.rows {
+        // What went wrong comes last: the end of a long output is what people see.
+        let (kept, broken): (Vec<_>, Vec<_>) = self.rows.iter().partition(|row| row.violations.is_empty());
+        for row in kept.into_iter().chain(broken) {
             for (note, times) in counted(&row.notes) {
                 let _ = write!(text, "\n- {}: {note}{times}", row.name);
             }
-            for (violation, times) in counted(&row.violations).into_iter().take(VIOLATIONS_SHOWN) {
+            let violations = counted(&row.violations);
+            for (violation, times) in violations.iter().take(VIOLATIONS_SHOWN) {
                 let _ = write!(text, "\n- {}: VIOLATED {violation}{times}", row.name);
+            }
+            if let Some(more) = violations.len().checked_sub(VIOLATIONS_SHOWN + 1) {
+                let _ = write!(text, "\n- {}: VIOLATED {} more", row.name, more + 1);
             }
         }
         text + "\n"

@@ -46,6 +46,14 @@ impl PrivateNats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.proc.as_mut().is_some_and(Proc::is_running)
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.home.path("nats.log")
+    }
+
     pub fn kill9(&mut self) {
         self.proc = None;
     }
@@ -77,11 +85,11 @@ impl PrivateNats {
             "--store_dir",
         ]);
         command.arg(self.home.path("store"));
-        let log = self.home.path("nats.log");
+        let log = self.log();
         self.proc = Some(Proc::launch(command, &log, Some(&self.home.0))?);
         let end = Instant::now() + PATIENCE;
         while let Err(e) = greeted(self.port).await {
-            if Instant::now() >= end || !self.proc.as_mut().is_some_and(Proc::is_running) {
+            if Instant::now() >= end || !self.is_running() {
                 let log = std::fs::read_to_string(log).unwrap_or_default();
                 return Err(format!("NATS does not answer: {e}\n{log}").into());
             }

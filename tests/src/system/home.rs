@@ -31,6 +31,14 @@ fn sweep(all: &Path) {
     }
 }
 
+/// The last line of a log, as far as it fits into a report.
+pub fn last_line(log: &Path) -> String {
+    const CHARS_MAX: usize = 300;
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let line = text.lines().next_back().unwrap_or("nothing");
+    line.chars().take(CHARS_MAX).collect()
+}
+
 /// The ends of all logs.
 pub fn print_logs(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {

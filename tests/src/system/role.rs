@@ -10,7 +10,7 @@ use std::{
 
 use crate::{Proc, free_port, wait_http_ok};
 
-use super::binary;
+use super::{binary, home};
 
 /// A debug binary on a busy machine needs this long to come up, at the most.
 const START_MAX: Duration = Duration::from_secs(40);
@@ -112,6 +112,17 @@ impl Role {
     pub async fn is_ready(&self) -> bool {
         let asked = crate::http().get(format!("{}/readyz", self.url())).timeout(ANSWER_MAX);
         self.pid().is_some() && asked.send().await.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Whether it is there and ready, and what it said last.
+    pub async fn state(&mut self) -> String {
+        let running = self.proc.as_mut().is_some_and(Proc::is_running);
+        let state = match running {
+            true if self.is_ready().await => "ready",
+            true => "not ready",
+            false => "not running",
+        };
+        format!("{} is {state}; it said last: {}", self.name, home::last_line(&self.log))
     }
 
     pub fn kill9(&mut self) {

@@ -146,6 +146,22 @@ impl Stack {
         report
     }
 
+    /// Of each process how it is: for the report about a system that did not do what it should.
+    pub async fn states(&mut self) -> Vec<String> {
+        let mut states = vec![];
+        for role in self.roles() {
+            states.push(role.state().await);
+        }
+        states.extend(self.nats.as_mut().map(|nats| {
+            let running = if nats.is_running() { "running" } else { "not running" };
+            format!(
+                "nats-server is {running}; it said last: {}",
+                home::last_line(&nats.log())
+            )
+        }));
+        states
+    }
+
     /// Keeps logs and data of a system that did not do what it should; answers where they are.
     pub fn keep(&mut self) -> &Path {
         self.kept = true;

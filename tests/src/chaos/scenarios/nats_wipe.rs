@@ -1,4 +1,5 @@
-//! T3: nats-server dies and loses all its files, again and again, under load; once it stays away for a while.
+//! T3: nats-server dies and loses all its files, again and again, under load; once it stays away for a while, and runs
+//! end all the same.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const CLIENTS: usize = 40;
+/// Without NATS so many runs end within this.
+const ENDED_MAX: Duration = Duration::from_secs(60);
 /// Commands delivered for nothing, in hundredths of those that led to a claim.
 const EXTRA_MAX: f64 = 10.0;
 
@@ -30,6 +33,9 @@ async fn play(case: &mut Case) {
         case.fault();
         if case.faults() == wipes / 2 {
             tokio::time::sleep(away).await;
+            // Not only those that were under way when it went.
+            let ended = tokio::time::timeout(ENDED_MAX, load.until_ended(CLIENTS + 1)).await;
+            case.require(ended.is_ok(), "without NATS no run was begun and ended");
         }
         nats.restart().await.expect("NATS is back");
         case.progress(&load);
