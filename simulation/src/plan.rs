@@ -13,6 +13,8 @@ const STORM: Duration = Duration::from_secs(20);
 const ZOMBIES: f64 = 0.2;
 /// And how many about clocks that nobody has set, or that somebody sets.
 const WRONG_CLOCKS: f64 = 0.1;
+/// This share of worlds has a queue that stops handing out commands.
+const STUCK_QUEUES: f64 = 0.1;
 /// How far such a clock is off, or jumps, at the most.
 const WRONG_MS_MAX: i64 = 600_000;
 /// Around what one model call of the built-in agent reserves.
@@ -118,6 +120,8 @@ pub enum Kind {
     SlowCommits,
     QueueAway,
     QueueWiped,
+    /// It takes commands and hands none out, until it is wiped: for good, for most.
+    QueueStuck,
 }
 
 impl Kind {
@@ -134,6 +138,7 @@ impl Kind {
             Self::SlowCommits => "slow commits",
             Self::QueueAway => "queue away",
             Self::QueueWiped => "queue wiped",
+            Self::QueueStuck => "queue stuck",
         }
     }
 }
@@ -261,11 +266,26 @@ impl Plan {
         } else {
             plan
         };
-        if rng.random_bool(WRONG_CLOCKS) {
+        let plan = if rng.random_bool(WRONG_CLOCKS) {
             plan.with_wrong_clocks(rng)
         } else {
             plan
+        };
+        if rng.random_bool(STUCK_QUEUES) {
+            plan.with_a_stuck_queue(rng)
+        } else {
+            plan
         }
+    }
+
+    fn with_a_stuck_queue(mut self, rng: &mut SmallRng) -> Self {
+        self.faults.push(Fault {
+            at: millis(rng, STORM),
+            lasts: Duration::ZERO,
+            kind: Kind::QueueStuck,
+        });
+        self.faults.sort_by_key(|fault| fault.at);
+        self
     }
 
     fn with_wrong_clocks(mut self, rng: &mut SmallRng) -> Self {

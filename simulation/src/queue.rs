@@ -30,6 +30,7 @@ pub struct Broker {
 #[derive(Default)]
 struct State {
     away: bool,
+    stuck: bool,
     incarnation: u64,
     /// Commands, in the order they are handed out, and from when on.
     waiting: Vec<(Instant, Advance)>,
@@ -57,6 +58,11 @@ impl Broker {
 
     pub fn come_back(&self) {
         self.lock().away = false;
+    }
+
+    /// It takes commands and hands none out, until it is wiped.
+    pub fn get_stuck(&self) {
+        self.lock().stuck = true;
     }
 
     /// Its files are gone.
@@ -107,6 +113,9 @@ impl Broker {
     fn take(&self, max: usize) -> (Vec<(u64, Advance)>, Option<Instant>) {
         let now = Instant::now();
         let mut state = self.lock();
+        if state.stuck {
+            return (Vec::new(), None);
+        }
         let expired: Vec<u64> = (state.in_hands.iter())
             .filter(|(_, (until, _))| *until <= now)
             .map(|(id, _)| *id)

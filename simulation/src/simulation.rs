@@ -233,6 +233,7 @@ async fn bring(house: Arc<House>, fault: Fault) {
             house.broker.come_back();
         }
         Kind::QueueWiped => house.broker.wipe(),
+        Kind::QueueStuck => house.broker.get_stuck(),
     }
     house.world.note(format_args!("over: {:?}", fault.kind));
 }

@@ -23,6 +23,8 @@ pub struct Options {
     pub out: PathBuf,
     /// Whether Postgres tells what each statement costs.
     pub statements: bool,
+    /// Of the worker; None: as many as a scenario asks for.
+    pub slots: Option<u64>,
 }
 
 impl Options {

@@ -55,7 +55,7 @@ struct Model {
 impl Rig {
     pub async fn start(options: &Options, setup: Setup) -> Result<Self> {
         let model = Model::start(setup.token_ms).await?;
-        let slots = setup.slots.max(SLOTS_MIN);
+        let slots = options.slots.unwrap_or(setup.slots.max(SLOTS_MIN));
         let mut postgres: Vec<String> = POSTGRES.map(String::from).into();
         if options.statements {
             postgres.push(STATEMENTS.into());
