@@ -108,7 +108,8 @@ async fn look(
     incarnation: &mut Incarnation,
     outage: &mut Outage,
 ) -> Result<(), Trouble> {
-    if outage.since.is_some() {
+    // Whoever only waits would not notice that the store has gone again.
+    if outage.since.is_some() || outage.lets_the_living_renew() {
         shared.reader.log_end().await?;
         outage.over(shared.options.lease);
     }
