@@ -102,7 +102,14 @@ async fn known_rows(tx: &mut Tx, table: &str, batch: &[Entry]) -> Result<HashMap
         .into_iter()
         .map(|(tenant, run_id)| vec![tenant.into(), run_id.0.into()])
         .collect();
-    let tail = format!("join {table} as t on t.tenant_id = k.column1 and t.run_id = k.column2");
+    let tail = match tx {
+        // A look-up for each, with nothing to plan: a plan made while the table was empty would read all of it.
+        Tx::Postgres(_) => format!(
+            "cross join lateral (select * from {table} as r
+                                 where r.tenant_id = k.column1 and r.run_id = k.column2 limit 1) as t"
+        ),
+        Tx::Sqlite(_) => format!("join {table} as t on t.tenant_id = k.column1 and t.run_id = k.column2"),
+    };
     let found = fetch_by(tx, "select t.* from", &tail, keys).await?;
     found
         .iter()

@@ -55,14 +55,7 @@ async fn once(options: &Options, program: Option<&'static Path>, clients: u32, f
         program,
         ..options.clone()
     };
-    let mut rig = Rig::start(
-        &options,
-        Setup {
-            slots: clients.into(),
-            ..Setup::default()
-        },
-    )
-    .await?;
+    let mut rig = Rig::start(&options, Setup::default()).await?;
     let level = rig.load(clients, options.seconds).await?;
     level.judge(figures);
     // A build that is fast because it loses runs is not to be compared.

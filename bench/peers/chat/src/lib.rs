@@ -20,18 +20,71 @@ impl Model {
 
     /// The reply's message, whole: these peers have no way to stream it on.
     pub async fn reply(&self, messages: &[Value]) -> Result<Value, reqwest::Error> {
-        let request = json!({"model": "scripted-server", "messages": messages, "tools": [{"type": "function", "function": {
-            "name": "lookup",
-            "description": "Returns the text it is given.",
-            "parameters": {
-                "type": "object",
-                "properties": {"q": {"type": "string", "description": "The text to return."}},
-                "required": ["q"],
-            },
-        }}]});
-        let response = self.http.post(&self.url).json(&request).send().await?;
+        let response = self.http.post(&self.url).json(&request(messages)).send().await?;
         let mut reply: Value = response.error_for_status()?.json().await?;
         Ok(reply["choices"][0]["message"].take())
+    }
+
+    /// The reply's message, and each token of its text as it comes.
+    pub async fn streamed(&self, messages: &[Value], mut token: impl FnMut(&str)) -> Result<Value, Error> {
+        let mut asked = request(messages);
+        asked["stream"] = true.into();
+        let response = self.http.post(&self.url).json(&asked).send().await?;
+        let mut response = response.error_for_status()?;
+        let (mut text, mut content, mut calls) = (Vec::new(), String::new(), Vec::new());
+        while let Some(piece) = response.chunk().await? {
+            text.extend_from_slice(&piece);
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                if let Some(data) = line.strip_prefix(b"data: ").filter(|data| !data.starts_with(b"[DONE]")) {
+                    let mut chunk: Value = serde_json::from_slice(data)?;
+                    let mut delta = chunk["choices"][0]["delta"].take();
+                    if let Some(piece) = delta["content"].as_str() {
+                        token(piece);
+                        content.push_str(piece);
+                    }
+                    for call in delta["tool_calls"].as_array_mut().into_iter().flatten() {
+                        assemble(&mut calls, call.take());
+                    }
+                }
+            }
+        }
+        Ok(match calls.is_empty() {
+            true => json!({"role": "assistant", "content": content}),
+            false => json!({"role": "assistant", "content": content, "tool_calls": calls}),
+        })
+    }
+}
+
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn request(messages: &[Value]) -> Value {
+    json!({"model": "scripted-server", "messages": messages, "tools": [{"type": "function", "function": {
+        "name": "lookup",
+        "description": "Returns the text it is given.",
+        "parameters": {
+            "type": "object",
+            "properties": {"q": {"type": "string", "description": "The text to return."}},
+            "required": ["q"],
+        },
+    }}]})
+}
+
+/// Adds a piece of a tool call to those it belongs to: the first piece has the name, the others more of the arguments.
+fn assemble(calls: &mut Vec<Value>, mut piece: Value) {
+    let index = piece["index"].as_u64().and_then(|index| usize::try_from(index).ok());
+    match calls.get_mut(index.unwrap_or_default()) {
+        Some(call) => {
+            let more = piece["function"]["arguments"].as_str().unwrap_or_default();
+            let known = call["function"]["arguments"].as_str().unwrap_or_default();
+            call["function"]["arguments"] = format!("{known}{more}").into();
+        }
+        None => {
+            if let Some(fields) = piece.as_object_mut() {
+                fields.remove("index");
+            }
+            calls.push(piece);
+        }
     }
 }
 

@@ -21,12 +21,7 @@ pub const SCENARIO: Scenario = Scenario {
 
 async fn measure(options: &Options) -> Result<Figures> {
     let mut figures = Figures::default();
-    let slots = options.c.iter().copied().max().unwrap_or(1);
-    let setup = Setup {
-        slots: slots.into(),
-        ..Setup::default()
-    };
-    let mut rig = Rig::start(options, setup).await?;
+    let mut rig = Rig::start(options, Setup::default()).await?;
     let mut levels = vec![];
     for clients in &options.c {
         println!("agent-run: {clients} clients for {} s", options.seconds);
