@@ -1,9 +1,4 @@
-//! An answer as bytes: how it leaves async-openai, and the events in it.
-
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
+//! An answer as bytes, and the events in it.
 
 use futures::{Stream, StreamExt};
 use reqwest::{Response, header::CONTENT_TYPE};
@@ -16,29 +11,6 @@ use super::{
 
 /// What is read of one answer at the most, framing included.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// The answer on its way out of async-openai: an error is what its executor may end with without reading the body.
-pub struct HandedOut(pub Mutex<Option<Result<Response, reqwest::Error>>>);
-
-impl HandedOut {
-    pub fn take(&self) -> Option<Result<Response, reqwest::Error>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl fmt::Debug for HandedOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for HandedOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an answer handed out")
-    }
-}
-
-impl std::error::Error for HandedOut {}
 
 pub enum Kind {
     Stream,

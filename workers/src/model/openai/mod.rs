@@ -1,9 +1,8 @@
 //! Any server that speaks the OpenAI chat completions API.
 //!
-//! async-openai makes the request: its types, its paths, its headers. The answer is read here, because of what its
-//! stream would cost: it logs the model's words when a chunk does not parse, it hides whether a stream ended with
-//! `[DONE]` or was cut, it loses status and `Retry-After` of a refusal, and it puts an unbounded channel in between.
-//! So the executor we give it (its `middleware` seam) sends the request once and hands the answer out unread.
+//! async-openai gives the types of the request. It is sent, and the answer read, here, because of what its client would
+//! cost: it tries again by itself, logs the model's words when a chunk does not parse, hides whether a stream ended with
+//! `[DONE]` or was cut, loses status and `Retry-After` of a refusal, and puts an unbounded channel in between.
 
 mod answer;
 mod assembly;
@@ -16,25 +15,20 @@ mod sse;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
-use async_openai::{
-    Client, config::Config, error::OpenAIError, middleware::HttpRequestFactory, traits::RequestOptionsBuilder,
-};
 use async_trait::async_trait;
 use futures::StreamExt;
-use reqwest::Response;
-use serde::de::IgnoredAny;
+use reqwest::{
+    Response,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 use steadfast::run::ModelReply;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{ErrorClass, Model, ModelError, ModelRequest, http};
 use crate::clock;
-use answer::{HandedOut, Kind, events, kind, read, whole};
+use answer::{Kind, events, kind, read, whole};
 use assembly::Assembly;
 use provider::Provider;
 pub use provider::{ApiKey, BadProvider, DEFAULT_BASE_URL, OpenAiOptions, Timeouts};
@@ -49,15 +43,14 @@ const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
 pub struct OpenAi {
-    client: Client<Arc<dyn Config>>,
     http: reqwest::Client,
-    provider: Arc<Provider>,
+    provider: Provider,
     timeouts: Timeouts,
 }
 
 impl OpenAi {
     pub fn new(options: OpenAiOptions) -> Result<Self, BadProvider> {
-        let provider = Arc::new(Provider::new(&options)?);
+        let provider = Provider::new(&options)?;
         let timeouts = options.timeouts;
         let shape = |builder: reqwest::ClientBuilder| {
             builder
@@ -65,19 +58,7 @@ impl OpenAi {
                 .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
         };
         let http = http::client(shape).map_err(|e| BadProvider::NoClient(http::chain(&e)))?;
-        let config: Arc<dyn Config> = provider.clone();
-        let sender = http.clone();
-        let client = Client::build(http.clone(), config).with_http_service(tower::service_fn(
-            move |factory: HttpRequestFactory| {
-                let sender = sender.clone();
-                async move {
-                    let sent = sender.execute(factory.build().await?).await;
-                    Err::<Response, _>(OpenAIError::Boxed(Box::new(HandedOut(Mutex::new(Some(sent))))))
-                }
-            },
-        ));
         Ok(Self {
-            client,
             http,
             provider,
             timeouts,
@@ -88,8 +69,8 @@ impl OpenAi {
     pub async fn models(&self) -> Result<Vec<String>, ModelError> {
         let get = self
             .http
-            .get(self.provider.url("/models"))
-            .headers(self.provider.headers())
+            .get(self.provider.models.clone())
+            .headers(self.provider.headers.clone())
             .send();
         let late = |_| ModelError::new(ErrorClass::Timeout, "the provider did not list its models in time");
         let answer = timeout(LIST_WAIT, get)
@@ -120,17 +101,17 @@ impl OpenAi {
         let unsent =
             |e: &dyn fmt::Display| ModelError::new(ErrorClass::Rejected, format!("the request cannot be made: {e}"));
         let body = request::render(request, self.provider.new_token_limit);
-        let chat = self
-            .client
-            .chat()
-            .header("idempotency-key", request.idempotency_key.as_str());
-        let chat = chat.map_err(|e| unsent(&e))?;
-        let sent = match chat.create_stream_byot::<_, IgnoredAny>(&body).await {
-            Err(OpenAIError::Boxed(carried)) => carried.downcast::<HandedOut>().ok().and_then(|answer| answer.take()),
-            Err(error) => return Err(unsent(&error)),
-            Ok(_) => None,
-        };
-        let sent = sent.ok_or_else(|| unsent(&"the HTTP client was passed by"))?;
+        let body = serde_json::to_vec(&body).map_err(|e| unsent(&e))?;
+        let key = HeaderValue::from_str(&request.idempotency_key).map_err(|e| unsent(&e))?;
+        let sent = self
+            .http
+            .post(self.provider.chat.clone())
+            .headers(self.provider.headers.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header("idempotency-key", key)
+            .body(body)
+            .send()
+            .await;
         self.checked(sent.map_err(|e| fault::of_connection(&e))?).await
     }
 

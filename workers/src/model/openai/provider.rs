@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_openai::config::Config;
 use reqwest::{
     Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -89,10 +88,11 @@ pub enum BadProvider {
     NoClient(String),
 }
 
-/// The configuration, checked; what async-openai builds its requests from.
+/// The configuration, checked: where requests go, and what they carry.
 pub(super) struct Provider {
-    base_url: String,
-    headers: HeaderMap,
+    pub chat: Url,
+    pub models: Url,
+    pub headers: HeaderMap,
     key: SecretString,
     /// OpenAI itself refuses `max_tokens` for its newer models; most other servers know nothing else.
     pub new_token_limit: bool,
@@ -124,8 +124,10 @@ impl Provider {
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
         }
+        let below = |path| Url::parse(&format!("{}{path}", url.as_str().trim_end_matches('/'))).map_err(|_| shown());
         Ok(Self {
-            base_url: url.as_str().trim_end_matches('/').into(),
+            chat: below("/chat/completions")?,
+            models: below("/models")?,
             headers,
             key,
             new_token_limit,
@@ -134,27 +136,5 @@ impl Provider {
 
     pub fn redact(&self, text: &str) -> String {
         ApiKey(self.key.clone()).redact(text)
-    }
-}
-
-impl Config for Provider {
-    fn headers(&self) -> HeaderMap {
-        self.headers.clone()
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base_url)
-    }
-
-    fn query(&self) -> Vec<(&str, &str)> {
-        Vec::new()
-    }
-
-    fn api_base(&self) -> &str {
-        &self.base_url
-    }
-
-    fn api_key(&self) -> &SecretString {
-        &self.key
     }
 }
