@@ -255,7 +255,7 @@ impl Backend for SimulatedBackend {
                 let unheld = row.head.lease_until.is_none_or(|until| until <= now);
                 if later && !row.held && (row.head.status == Status::Queued || (row.dispatches > 0 && unheld)) {
                     row.head.due_at = Some(now);
-                    row.dispatches = 1;
+                    row.dispatches = row.dispatches.max(1);
                     made += 1;
                 }
                 let dead = dead_owner.is_some() && row.head.lease_owner.as_deref() == dead_owner;
@@ -358,7 +358,10 @@ impl Backend for SimulatedBackend {
                 }
                 if row.held || head.lease_owner.is_none() {
                     tenant.older += u64::from(head.run_id < than);
-                    tenant.waited = tenant.waited.max((now - head.updated_at).to_std().unwrap_or_default());
+                    // Others are in the line because they are overdue; it is no place that they wait for.
+                    if head.status == Status::Queued {
+                        tenant.waited = tenant.waited.max((now - head.updated_at).to_std().unwrap_or_default());
+                    }
                     if !row.held {
                         tenant.oldest = tenant.oldest.max((now - head.updated_at).to_std().unwrap_or_default());
                     }

@@ -28,7 +28,7 @@ const PULL_WAIT: Duration = Duration::from_millis(500);
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Repeated message ids are swallowed for this long.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// Over a million commands. The server reserves this much disk from the start; what does not fit the redriver sends later.
+/// Over a million commands. The server reserves this much disk from the start; what does not fit goes through the lines.
 const STREAM_BYTES_MAX: i64 = 256 << 20;
 const SERVER_MIN: (u64, u64) = (2, 11);
 

@@ -408,8 +408,9 @@ impl Backend for Adapter {
 
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error> {
         let (now, in_lock_order) = (self.now(), self.in_lock_order());
+        let most = if self.db.is_postgres() { "greatest" } else { "max" };
         let sql = format!(
-            "update runs set due_at = {now}, dispatches = 1
+            "update runs set due_at = {now}, dispatches = {most}(dispatches, 1)
              where run_id in (select run_id from runs
                               where due_at > {now} and not held
                                 and (status = 'queued'
@@ -507,7 +508,9 @@ impl Backend for Adapter {
                  from active group by tenant_id
                  union all
                  select h.tenant_id, 0, count(*), 0, count(*) filter (where h.run_id < $1),
-                        (select f.updated_at from runs f where f.held and f.tenant_id = h.tenant_id
+                        (select f.updated_at from runs f
+                         where f.held and f.tenant_id = h.tenant_id and f.status = 'queued'
+                               and f.dispatches < {DISPATCHES_MEASURED}
                          order by f.run_id limit 1), null
                  from runs h where h.held group by h.tenant_id)
              select tenant_id, cast(sum(running) as bigint) as running, cast(sum(held) as bigint) as held,

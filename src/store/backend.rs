@@ -58,15 +58,16 @@ pub trait Backend: Send + Sync + 'static {
     async fn take_due(&self, limit: u32, first_pause: Duration) -> Result<Vec<Due>, Error>;
 
     /// Makes due at once every queued run and every overdue one that was dispatched in vain, and ends the leases of
-    /// `dead_owner`: after the queue was wiped, or when the only process there is has started again. Each counts as
-    /// dispatched once: nobody knows what became of its command.
+    /// `dead_owner`: after the queue was wiped, or when the only process there is has started again. The former count as
+    /// dispatched once at least: nobody knows what became of their commands.
     async fn make_due(&self, dead_owner: Option<&str>) -> Result<u64, Error>;
 
     /// Puts runs nobody has claimed into their tenants' lines: they are not due until they are taken from there.
     /// Answers how many were.
     async fn hold(&self, runs: &[RunId]) -> Result<u64, Error>;
 
-    /// Takes the first runs of a tenant's line. One that is not claimed is due after `claim_within`, or before.
+    /// Takes the first runs of a tenant's line. One that is not claimed is due after `claim_within`, or when it would have
+    /// been without the line.
     async fn take_held(&self, tenant: &TenantId, limit: u32, claim_within: Duration) -> Result<Vec<Due>, Error>;
 
     /// Tenants with a line, in the order of their names, after this one.

@@ -98,9 +98,14 @@ async fn siege<Seen>(
 
 /// A metric, summed over processes that were not killed.
 async fn counted(roles: &[Role], metric: &str) -> f64 {
+    counted_by(roles, metric, "").await
+}
+
+/// The same over those labels that hold `label`.
+async fn counted_by(roles: &[Role], metric: &str, label: &str) -> f64 {
     let mut sum = 0.0;
     for role in roles {
-        sum += role.metric(metric, "").await.unwrap_or_default();
+        sum += role.metric(metric, label).await.unwrap_or_default();
     }
     sum
 }
@@ -182,7 +187,10 @@ async fn a_killed_nats_server_whose_files_are_wiped_loses_nothing() {
             nats.restart().await.expect("NATS is back");
         },
         // The new queue did not have the commands of those that waited for a worker.
-        async |stack, _, ()| counted(&stack.workers, "steadfast_runs_held_total").await > 0.0,
+        async |stack, _, ()| {
+            let lined = counted_by(&stack.workers, "steadfast_runs_held_total", "by=\"redriver\"").await;
+            lined + counted(&stack.workers, "steadfast_redriven_total").await > 0.0
+        },
     )
     .await;
 }

@@ -3,8 +3,8 @@
 //! One mechanism serves lost commands, dead workers, retries, timers and deadlines: every head says by when something
 //! must have happened. Any number of redrivers may run; each overdue run is taken by one of them.
 //!
-//! What it finds it sends to the queue, once. A run whose command came to nothing, or for which there is no queue, joins
-//! its tenant's line, which needs the store alone: no message is needed for a run to reach its end.
+//! What it finds goes to the queue; a run whose command came to nothing, or for which there is no queue, joins its tenant's
+//! line, which needs the store alone: no message is needed for a run to reach its end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,12 +22,15 @@ use crate::{line::Lines, worker::Shared};
 
 /// Runs dispatched in one go.
 const BATCH: u32 = 256;
-/// A dispatched run is dispatched again after this, then after twice this, and so on.
+/// A dispatched run is dispatched again after this, then after twice this, and so on: by the queue, through its line, by
+/// the queue, …
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// So often a run is left to the queue.
-const COMMANDS_MAX: u64 = 1;
+/// So long the commands of one batch may take; the rest goes into lines.
+const SENDING_MAX: Duration = Duration::from_secs(1);
 /// How often the queue is asked whether it is still the one we filled.
 const INCARNATION_EVERY: Duration = Duration::from_secs(1);
+/// A queue that does not say so by then may be away; one that does not twice in a row is.
+const INCARNATION_MAX: Duration = Duration::from_secs(2);
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 pub async fn run(shared: Arc<Shared>, lines: Lines, health: Health, stop: CancellationToken) {
@@ -42,7 +45,7 @@ pub async fn run(shared: Arc<Shared>, lines: Lines, health: Health, stop: Cancel
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match look(&shared, &lines, &mut incarnation, &mut outage).await {
+        match look(&shared, &lines, &mut incarnation, &mut outage, &stop).await {
             Ok(()) => health.progress("redriver"),
             Err(trouble) => {
                 if matches!(trouble, Trouble::Store(_)) {
@@ -98,7 +101,9 @@ struct Incarnation {
     /// None: it was not asked yet.
     known: Option<Result<String, queue::Error>>,
     asked: Option<Instant>,
-    /// Set while the runs that a lost queue owed are sent again.
+    /// It did not answer when it was asked last.
+    missed: bool,
+    /// The runs that a lost queue owed are to be sent again.
     refill: bool,
 }
 
@@ -107,6 +112,7 @@ async fn look(
     lines: &Lines,
     incarnation: &mut Incarnation,
     outage: &mut Outage,
+    stop: &CancellationToken,
 ) -> Result<(), Trouble> {
     // Whoever only waits would not notice that the store has gone again.
     if outage.since.is_some() || outage.lets_the_living_renew() {
@@ -117,43 +123,53 @@ async fn look(
         .asked
         .is_none_or(|asked| asked.elapsed() >= INCARNATION_EVERY)
     {
+        let checked = check_incarnation(shared, incarnation).await;
         incarnation.asked = Some(Instant::now());
-        check_incarnation(shared, incarnation).await?;
+        checked?;
     }
-    let mut queue = match &incarnation.known {
-        Some(Err(error)) => Err(error.clone()),
-        _ => Ok(()),
-    };
-    if outage.lets_the_living_renew() {
-        return Ok(queue?);
+    let mut away = incarnation
+        .known
+        .as_ref()
+        .and_then(|known| known.as_ref().err().cloned());
+    if !outage.lets_the_living_renew() {
+        let refill = std::mem::take(&mut incarnation.refill);
+        while dispatch(shared, lines, refill, &mut away).await? && !stop.is_cancelled() {}
     }
-    loop {
-        let due = shared.reader.take_due(BATCH, FIRST_PAUSE).await?;
-        let full = due.len() == BATCH as usize;
-        if !due.is_empty() {
-            crash::at(Point::RedriveBefore);
-        }
-        let mut for_lines = Vec::new();
-        for mut due in due {
-            if incarnation.refill {
-                // What the gateway called the command of a new run. The queue swallows an id it knows: of all workers
-                // that find it emptied, and of gateways whose words were on their way, one is heard for each run.
-                due.dispatch = 0;
-            }
-            let by_queue = queue.is_ok() && due.dispatch <= COMMANDS_MAX;
-            if by_queue {
-                queue = send(shared, &due).await;
-            }
-            if !by_queue || queue.is_err() {
-                for_lines.push(due);
-            }
-        }
-        lines.take_in(&shared.reader, &for_lines).await?;
-        if !full {
-            incarnation.refill = false;
-            return Ok(queue?);
-        }
+    away.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// One batch of overdue runs; whether there may be more.
+async fn dispatch(
+    shared: &Shared,
+    lines: &Lines,
+    refill: bool,
+    away: &mut Option<queue::Error>,
+) -> Result<bool, Trouble> {
+    let due = shared.reader.take_due(BATCH, FIRST_PAUSE).await?;
+    let full = due.len() == BATCH as usize;
+    if !due.is_empty() {
+        crash::at(Point::RedriveBefore);
     }
+    let by_queue = |due: &Due| away.is_none() && (refill || !due.dispatch.is_multiple_of(2));
+    let (commands, for_lines): (Vec<Due>, Vec<Due>) = due.into_iter().partition(by_queue);
+    lines.take_in(&shared.reader, &for_lines).await?;
+    let (begun, mut unsent) = (Instant::now(), Vec::new());
+    for mut due in commands {
+        if refill {
+            // What the gateway called the command of a new run. The queue swallows an id it knows: of all workers that
+            // find it emptied, and of gateways whose words were on their way, one is heard for each run.
+            due.dispatch = 0;
+        }
+        if away.is_none() && begun.elapsed() < SENDING_MAX {
+            *away = send(shared, &due).await.err();
+            if away.is_none() {
+                continue;
+            }
+        }
+        unsent.push(due);
+    }
+    lines.take_in(&shared.reader, &unsent).await?;
+    Ok(full)
 }
 
 async fn send(shared: &Shared, due: &Due) -> Result<(), queue::Error> {
@@ -170,11 +186,19 @@ async fn send(shared: &Shared, due: &Due) -> Result<(), queue::Error> {
 }
 
 async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Result<(), store::Error> {
-    let found = shared.queue.incarnation().await;
-    if found.is_ok()
-        && let Ok(depth) = shared.queue.depth().await
-    {
-        metrics::flow().queue_depth.set(depth as i64);
+    let found = match tokio::time::timeout(INCARNATION_MAX, shared.queue.incarnation()).await {
+        Ok(found) => found,
+        Err(_) => Err(queue::Error::Unavailable("no answer about the stream".into())),
+    };
+    match &found {
+        Ok(_) => {
+            if let Ok(Ok(depth)) = tokio::time::timeout(INCARNATION_MAX, shared.queue.depth()).await {
+                metrics::flow().queue_depth.set(depth as i64);
+            }
+        }
+        // A busy server may be late once, and moving all that waits into lines is not for nothing.
+        Err(_) if shared.queue.is_connected() && !std::mem::replace(&mut incarnation.missed, true) => return Ok(()),
+        Err(_) => {}
     }
     let news = match (&incarnation.known, &found) {
         (Some(Ok(known)), Ok(found)) => known != found,
@@ -194,6 +218,7 @@ async fn check_incarnation(shared: &Shared, incarnation: &mut Incarnation) -> Re
         }
         incarnation.refill = found.is_ok() && incarnation.known.is_some();
     }
+    incarnation.missed = found.is_err();
     incarnation.known = Some(found);
     Ok(())
 }

@@ -193,4 +193,15 @@ pub async fn what_each_tenant_asks_of_the_workers_is_counted(bed: &Bed) {
     };
     assert_eq!(of_b.running, 0);
     assert!((299..310).contains(&of_b.oldest.as_secs()), "{of_b:?}");
+
+    // Overdue, it goes into the line before all others; what it has waited for was no place.
+    let sql = "update runs set updated_at = $2 where run_id = $1";
+    let moved = store.db.execute(sql, &[running.head.run_id.0.into(), ago.into()]).await;
+    assert_eq!(moved.expect("moved"), 1);
+    let held = store.reader.hold(&[running.head.run_id]).await;
+    assert_eq!(held.expect("answered"), 1);
+    let [_, of_b] = &demand(than).await[..] else {
+        panic!("two tenants ask for something")
+    };
+    assert!(of_b.held == 3 && of_b.waited.as_secs() < 20, "{of_b:?}");
 }

@@ -119,8 +119,9 @@ impl Report {
             for (violation, times) in violations.iter().take(VIOLATIONS_SHOWN) {
                 let _ = write!(text, "\n- {}: VIOLATED {violation}{times}", row.name);
             }
-            if let Some(more) = violations.len().checked_sub(VIOLATIONS_SHOWN + 1) {
-                let _ = write!(text, "\n- {}: VIOLATED {} more", row.name, more + 1);
+            let more = violations.len().saturating_sub(VIOLATIONS_SHOWN);
+            if more > 0 {
+                let _ = write!(text, "\n- {}: VIOLATED {more} more", row.name);
             }
         }
         text + "\n"

@@ -269,7 +269,7 @@ impl Model {
         for row in self.runs.values_mut() {
             let in_vain = row.dispatches > 0 && row.is_free();
             if row.due == When::FarAway && !row.held && (row.status == Status::Queued || in_vain) {
-                (row.due, row.dispatches) = (now, 1);
+                (row.due, row.dispatches) = (now, row.dispatches.max(1));
                 made += 1;
             }
             if dead.is_some() && row.owner.as_deref() == dead && row.lease == When::FarAway {

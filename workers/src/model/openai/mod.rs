@@ -103,15 +103,16 @@ impl OpenAi {
         let body = request::render(request, self.provider.new_token_limit);
         let body = serde_json::to_vec(&body).map_err(|e| unsent(&e))?;
         let key = HeaderValue::from_str(&request.idempotency_key).map_err(|e| unsent(&e))?;
-        let sent = self
+        let post = self
             .http
             .post(self.provider.chat.clone())
             .headers(self.provider.headers.clone())
             .header(CONTENT_TYPE, "application/json")
             .header("idempotency-key", key)
             .body(body)
-            .send()
-            .await;
+            .build();
+        let post = post.map_err(|e| unsent(&http::chain(&e)))?;
+        let sent = self.http.execute(post).await;
         self.checked(sent.map_err(|e| fault::of_connection(&e))?).await
     }
 
