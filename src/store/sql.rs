@@ -90,9 +90,6 @@ impl Db {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            // A page that is written often reaches the file once in 16 MiB of the log, not in 4.
-            .pragma("wal_autocheckpoint", "4000")
-            .pragma("cache_size", "-16384")
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(256);
         let write = SqlitePoolOptions::new()
