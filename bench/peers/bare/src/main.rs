@@ -15,7 +15,7 @@ use chat::Model;
 use clap::Parser;
 use futures::stream;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{net::TcpListener, sync::mpsc};
 
 #[derive(Parser)]
@@ -34,16 +34,22 @@ struct Task {
 
 type Client = mpsc::UnboundedSender<Bytes>;
 
-fn tell(client: &Client, event: &str, data: &Value) {
+fn frame(event: &str, data: &str) -> String {
+    format!("event: {event}\ndata: {}\n\n", json!(data))
+}
+
+fn tell(client: &Client, frames: String) {
     // Whoever has left hears nothing.
-    let _ = client.send(format!("event: {event}\ndata: {data}\n\n").into());
+    let _ = client.send(frames.into());
 }
 
 async fn agent(model: &Model, task: &str, client: &Client) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     let mut messages = chat::conversation(task);
     loop {
         let reply = model
-            .streamed(&messages, |token| tell(client, "token", &json!(token)))
+            .streamed(&messages, |tokens| {
+                tell(client, tokens.iter().map(|token| frame("token", token)).collect());
+            })
             .await?;
         let calls = chat::tool_calls(&reply);
         if calls.is_empty() {
@@ -60,8 +66,8 @@ async fn run(State(model): State<Arc<Model>>, Json(task): Json<Task>) -> Respons
     let (client, pieces) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         match agent(&model, &task.input, &client).await {
-            Ok(output) => tell(&client, "completed", &json!(output)),
-            Err(error) => tell(&client, "failed", &json!(error.to_string())),
+            Ok(output) => tell(&client, frame("completed", &output)),
+            Err(error) => tell(&client, frame("failed", &error.to_string())),
         }
     });
     let pieces = stream::unfold(pieces, |mut pieces| async move {

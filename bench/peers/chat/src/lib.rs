@@ -1,6 +1,7 @@
 //! The model and the tool of the workload, for the peers that are written in Rust.
 
 use reqwest::Client;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// An OpenAI-compatible server.
@@ -25,28 +26,30 @@ impl Model {
         Ok(reply["choices"][0]["message"].take())
     }
 
-    /// The reply's message, and each token of its text as it comes.
-    pub async fn streamed(&self, messages: &[Value], mut token: impl FnMut(&str)) -> Result<Value, Error> {
+    /// The reply's message, and the tokens of its text as they come: those of one piece of the answer together.
+    pub async fn streamed(&self, messages: &[Value], mut tokens: impl FnMut(&[String])) -> Result<Value, Error> {
         let mut asked = request(messages);
         asked["stream"] = true.into();
         let response = self.http.post(&self.url).json(&asked).send().await?;
         let mut response = response.error_for_status()?;
-        let (mut text, mut content, mut calls) = (Vec::new(), String::new(), Vec::new());
+        let (mut text, mut content, mut calls, mut new) = (Vec::new(), String::new(), Vec::new(), Vec::new());
         while let Some(piece) = response.chunk().await? {
             text.extend_from_slice(&piece);
-            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = text.drain(..=end).collect();
-                if let Some(data) = line.strip_prefix(b"data: ").filter(|data| !data.starts_with(b"[DONE]")) {
-                    let mut chunk: Value = serde_json::from_slice(data)?;
-                    let mut delta = chunk["choices"][0]["delta"].take();
-                    if let Some(piece) = delta["content"].as_str() {
-                        token(piece);
-                        content.push_str(piece);
-                    }
-                    for call in delta["tool_calls"].as_array_mut().into_iter().flatten() {
-                        assemble(&mut calls, call.take());
+            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            for line in text[..whole].split(|byte| *byte == b'\n') {
+                let data = line.strip_prefix(b"data: ").filter(|data| !data.starts_with(b"[DONE]"));
+                let chunk: Option<Chunk> = data.map(serde_json::from_slice).transpose()?;
+                for choice in chunk.into_iter().flat_map(|chunk| chunk.choices) {
+                    new.extend(choice.delta.content.filter(|token| !token.is_empty()));
+                    for call in choice.delta.tool_calls.into_iter().flatten() {
+                        assemble(&mut calls, call);
                     }
                 }
+            }
+            text.drain(..whole);
+            if !new.is_empty() {
+                tokens(&new);
+                content.extend(new.drain(..));
             }
         }
         Ok(match calls.is_empty() {
@@ -54,6 +57,22 @@ impl Model {
             false => json!({"role": "assistant", "content": content, "tool_calls": calls}),
         })
     }
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    choices: Vec<Choice>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    delta: Delta,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    content: Option<String>,
+    tool_calls: Option<Vec<Value>>,
 }
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
