@@ -46,9 +46,10 @@ chaos: ## play every fault scenario on real processes, or MINUTES=30 of them aga
 
 bench: ## measure a release build: runs at 1 to 1024 clients, or SCENARIO=all, or any BENCH="--mode embedded --c 64"
 	@tests/services.sh start >/dev/null
+	@mkdir -p target/bench
 	@echo 'bench: building in release mode'
 	@cargo build -q --release -p steadfast-cli -p steadfast-tests --bins
-	@eval "$$(tests/services.sh env)" && target/release/bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(JSON),--json $(JSON)) $(BENCH)
+	@eval "$$(tests/services.sh env)" && target/release/bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(findstring --json,$(BENCH)),,--json $(or $(JSON),target/bench/figures.json)) $(BENCH)
 
 side-by-side: ## measure Steadfast beside Restate, DBOS and LangGraph, installed by name (bench/README.md)
 	bench/side-by-side.py

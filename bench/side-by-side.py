@@ -30,7 +30,7 @@ def numbers(text: str) -> list[int]:
 def arguments() -> argparse.Namespace:
     names = [system.name for system in ALL]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--c", type=numbers, default=[1, 16, 64, 256], help="numbers of clients (1,16,64,256)")
+    parser.add_argument("--c", type=numbers, default=[1, 16, 64, 256, 1024], help="numbers of clients (1,16,64,256,1024)")
     parser.add_argument("--seconds", type=float, default=6, help="that count, at each level (6)")
     parser.add_argument("--warm-up", type=float, default=2, help="seconds before (2)")
     parser.add_argument("--systems", default=",".join(names), help=f"some of {','.join(names)}")

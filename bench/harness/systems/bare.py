@@ -1,4 +1,4 @@
-"""The run itself with nothing kept: no peer, but the floor under all of them."""
+"""The run itself with nothing kept: no peer, but what the HTTP of a run costs."""
 
 from contextlib import contextmanager
 
@@ -26,6 +26,6 @@ class Bare(System):
                 url=f"http://127.0.0.1:{port}/runs",
                 body={"input": TASK},
                 expect=["event: completed\n", LAST_WORD],
-                piece="event: token\n",
+                piece="event: text\n",
                 processes={"bare": pid},
             )

@@ -1,5 +1,6 @@
-//! The workload and nothing else: two model calls, the tool, the tokens streamed to the client. Nothing is kept, so a
-//! process that dies takes its runs with it. It is no peer: it is the floor under all of them.
+//! The workload and nothing else: two model calls, the tool, the text streamed to the client as it comes (one event for
+//! each piece read). Nothing is kept, so a process that dies takes its runs with it. It is no peer: it is a plain
+//! implementation of the HTTP that every one of them has to do.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -47,9 +48,7 @@ async fn agent(model: &Model, task: &str, client: &Client) -> Result<String, Box
     let mut messages = chat::conversation(task);
     loop {
         let reply = model
-            .streamed(&messages, |tokens| {
-                tell(client, tokens.iter().map(|token| frame("token", token)).collect());
-            })
+            .streamed(&messages, |text| tell(client, frame("text", text)))
             .await?;
         let calls = chat::tool_calls(&reply);
         if calls.is_empty() {

@@ -26,30 +26,30 @@ impl Model {
         Ok(reply["choices"][0]["message"].take())
     }
 
-    /// The reply's message, and the tokens of its text as they come: those of one piece of the answer together.
-    pub async fn streamed(&self, messages: &[Value], mut tokens: impl FnMut(&[String])) -> Result<Value, Error> {
+    /// The reply's message, and its text as it comes: what one piece of the answer holds together.
+    pub async fn streamed(&self, messages: &[Value], mut on_text: impl FnMut(&str)) -> Result<Value, Error> {
         let mut asked = request(messages);
         asked["stream"] = true.into();
         let response = self.http.post(&self.url).json(&asked).send().await?;
         let mut response = response.error_for_status()?;
-        let (mut text, mut content, mut calls, mut new) = (Vec::new(), String::new(), Vec::new(), Vec::new());
+        let (mut text, mut content, mut calls) = (Vec::new(), String::new(), Vec::new());
         while let Some(piece) = response.chunk().await? {
             text.extend_from_slice(&piece);
+            let known = content.len();
             let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             for line in text[..whole].split(|byte| *byte == b'\n') {
                 let data = line.strip_prefix(b"data: ").filter(|data| !data.starts_with(b"[DONE]"));
                 let chunk: Option<Chunk> = data.map(serde_json::from_slice).transpose()?;
                 for choice in chunk.into_iter().flat_map(|chunk| chunk.choices) {
-                    new.extend(choice.delta.content.filter(|token| !token.is_empty()));
+                    content += choice.delta.content.as_deref().unwrap_or_default();
                     for call in choice.delta.tool_calls.into_iter().flatten() {
                         assemble(&mut calls, call);
                     }
                 }
             }
             text.drain(..whole);
-            if !new.is_empty() {
-                tokens(&new);
-                content.extend(new.drain(..));
+            if content.len() > known {
+                on_text(&content[known..]);
             }
         }
         Ok(match calls.is_empty() {
