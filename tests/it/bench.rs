@@ -34,7 +34,7 @@ fn the_bench_measures_a_clean_system_and_loses_nothing() {
         assert!(row[name].as_f64().is_some_and(|value| value > 0.0), "{name} in {row}");
     }
     assert!(
-        report["versions"]["commit"].is_string() && measured["settings"]["worker.slots"] == 64,
+        report["versions"]["commit"].is_string() && measured["settings"]["worker.slots"] == 128,
         "{report}"
     );
     assert!(said.contains("runs per second"), "{said}");
