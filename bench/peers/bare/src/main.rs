@@ -1,4 +1,4 @@
-//! The workload and nothing else: two model calls, the tool, the text streamed to the client as it comes (one event for
+//! The workload and nothing else: two model calls, the tool, the text streamed to the client as it comes (an event for
 //! each piece read). Nothing is kept, so a process that dies takes its runs with it. It is no peer: it is a plain
 //! implementation of the HTTP that every one of them has to do.
 
