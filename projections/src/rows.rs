@@ -44,7 +44,7 @@ fn values(tx: &Tx, group: &[Vec<Value>]) -> String {
     match tx {
         Tx::Postgres(_) => places(group, |number| format!("${number}")),
         // Not by number: SQLite keeps numbered ones in a list that it searches once for each of them.
-        Tx::Sqlite(_) => places(group, |_| "?".into()),
+        Tx::Sqlite(..) => places(group, |_| "?".into()),
     }
 }
 

@@ -91,7 +91,7 @@ async fn exist(tx: &mut Tx, tables: &[Table], names: Names) -> Result<bool, Erro
 pub(crate) async fn table_exists(tx: &mut Tx, name: &str) -> Result<bool, Error> {
     let sql = match tx {
         Tx::Postgres(_) => "select 1 as found from pg_class where oid = to_regclass($1)",
-        Tx::Sqlite(_) => "select 1 as found from sqlite_master where type = 'table' and name = $1",
+        Tx::Sqlite(..) => "select 1 as found from sqlite_master where type = 'table' and name = $1",
     };
     Ok(!tx.fetch(sql, &[name.into()]).await?.is_empty())
 }

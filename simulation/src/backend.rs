@@ -86,7 +86,7 @@ impl Backend for SimulatedBackend {
         LANES
     }
 
-    async fn write(&self, batch: &[Prepared]) -> Result<Vec<Outcome>, Error> {
+    async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Vec<Outcome>, Error> {
         self.cross().await?;
         // What has reached the server happens there, whatever becomes of the one who asked.
         let (verdict, done) = oneshot::channel();

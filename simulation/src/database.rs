@@ -86,7 +86,7 @@ impl Database {
     }
 
     /// The whole batch in one transaction.
-    pub async fn write(&self, batch: &[Prepared]) -> Result<Vec<Outcome>, Error> {
+    pub async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Vec<Outcome>, Error> {
         let wanted = locks(batch);
         let (txid, crashes) = {
             let mut rows = self.rows();

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -80,9 +81,9 @@ pub struct Staged {
 }
 
 /// What a batch holds from its first statement to its commit.
-pub fn locks(batch: &[Prepared]) -> Vec<Lock> {
+pub fn locks(batch: &[Arc<Prepared>]) -> Vec<Lock> {
     let mut locks = Vec::new();
-    for Prepared { append, .. } in batch {
+    for append in batch.iter().map(|prepared| &prepared.append) {
         locks.push(Lock::Run(append.run_id));
         locks.extend(append.accept.iter().map(|accept| Lock::Session(accept.session_id)));
         locks.extend(
@@ -97,7 +98,7 @@ pub fn locks(batch: &[Prepared]) -> Vec<Lock> {
 
 impl Rows {
     /// Decides who wins, and gives the events their numbers.
-    pub fn stage(&mut self, batch: &[Prepared], txid: i64, world: &World) -> Staged {
+    pub fn stage(&mut self, batch: &[Arc<Prepared>], txid: i64, world: &World) -> Staged {
         let (mut staged, now) = (Staged::default(), world.now());
         for prepared in batch {
             let append = &prepared.append;
@@ -188,7 +189,7 @@ impl Rows {
         staged
     }
 
-    pub fn commit(&mut self, staged: Staged, batch: &[Prepared], world: &World) -> Vec<Outcome> {
+    pub fn commit(&mut self, staged: Staged, batch: &[Arc<Prepared>], world: &World) -> Vec<Outcome> {
         for (position, event) in staged.events {
             world.note(format_args!("log: {} {} {}", event.run_id, event.version, event.name));
             let (at, place) = (world.elapsed(), self.seen.len());

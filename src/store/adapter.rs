@@ -1,6 +1,6 @@
 //! The adapter for both databases: reads and bookkeeping share one SQL text; only the append differs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -25,27 +25,26 @@ const DISPATCHES_MEASURED: u32 = 3;
 pub struct Adapter {
     db: Db,
     writer: Writer,
+    /// For the read that every run begins with.
+    loads: Loads,
 }
 
 enum Writer {
-    Postgres {
-        writer: postgres::Writer,
-        /// For the read that every run begins with.
-        loads: Loads,
-    },
+    Postgres(postgres::Writer),
     Sqlite(sqlite::Writer),
 }
 
 impl Adapter {
     pub fn new(db: Db) -> Self {
         let writer = match &db {
-            Db::Postgres(pool) => Writer::Postgres {
-                writer: postgres::Writer::new(pool.clone()),
-                loads: Loads::start(pool.clone()),
-            },
-            Db::Sqlite { write, .. } => Writer::Sqlite(sqlite::Writer::new(write.clone())),
+            Db::Postgres(pool) => Writer::Postgres(postgres::Writer::new(pool.clone())),
+            Db::Sqlite { write, turn, .. } => {
+                let options = write.connect_options();
+                Writer::Sqlite(sqlite::Writer::new(options.get_filename(), turn.clone()))
+            }
         };
-        Self { db, writer }
+        let loads = Loads::start(db.clone());
+        Self { db, writer, loads }
     }
 
     /// The database's clock, which leases are measured by, so processes may disagree about the time.
@@ -152,16 +151,15 @@ fn head_of(row: &Row) -> Result<Head, Error> {
 impl Backend for Adapter {
     fn lanes(&self) -> usize {
         match self.writer {
-            Writer::Postgres { .. } => postgres::LANES,
+            Writer::Postgres(_) => postgres::LANES,
             Writer::Sqlite(_) => 1,
         }
     }
 
-    async fn write(&self, batch: &[Prepared]) -> Result<Vec<Outcome>, Error> {
-        let orders: Vec<&Prepared> = batch.iter().collect();
+    async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Vec<Outcome>, Error> {
         let winners = match &self.writer {
-            Writer::Postgres { writer, .. } => writer.write(&orders).await?,
-            Writer::Sqlite(writer) => writer.write(&orders, super::clock::now()).await?,
+            Writer::Postgres(writer) => writer.write(batch).await?,
+            Writer::Sqlite(writer) => writer.write(batch, super::clock::now()).await?,
         };
         let mut verdicts = Vec::with_capacity(batch.len());
         for prepared in batch {
@@ -205,16 +203,7 @@ impl Backend for Adapter {
     }
 
     async fn head_and_events(&self, run_id: RunId, limit: u32) -> Result<Option<(Head, Vec<StoredEvent>)>, Error> {
-        let rows = match &self.writer {
-            Writer::Postgres { loads, .. } => loads.load(run_id, limit).await?,
-            Writer::Sqlite(_) => {
-                let sql = "select r.*, e.version as event_version, e.type, e.schema, e.time, e.payload,
-                                  e.hash as event_hash
-                           from events e join runs r on r.run_id = e.run_id
-                           where e.run_id = $1 order by e.version limit $2";
-                self.db.fetch(sql, &[run_id.0.into(), limit.into()]).await?
-            }
-        };
+        let rows = self.loads.load(run_id, limit).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let head = head_of(first)?;
         let event = |row: &Row| {

@@ -28,7 +28,7 @@ const WRITE_MAX: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 struct Job {
-    prepared: Prepared,
+    prepared: Arc<Prepared>,
     reply: oneshot::Sender<Result<Outcome, Error>>,
     give_up: Instant,
     /// A commit of this append may have happened without our knowing.
@@ -61,7 +61,7 @@ impl Appender {
         let (reply, answer) = oneshot::channel();
         let patience = append.patience;
         let job = Job {
-            prepared: Prepared::new(append),
+            prepared: Prepared::new(append).into(),
             reply,
             give_up,
             unsure: false,
@@ -173,7 +173,7 @@ async fn write(backend: &dyn Backend, batch: &mut Vec<Job>) -> Result<(), Error>
     if batch.is_empty() {
         return Ok(());
     }
-    let (orders, replies): (Vec<Prepared>, Vec<_>) = batch
+    let (orders, replies): (Vec<Arc<Prepared>>, Vec<_>) = batch
         .drain(..)
         .map(|job| (job.prepared, (job.reply, job.give_up, job.unsure)))
         .unzip();
@@ -218,7 +218,7 @@ async fn write(backend: &dyn Backend, batch: &mut Vec<Job>) -> Result<(), Error>
 
 type Verdicts = Vec<Result<Outcome, Error>>;
 
-async fn write_in_time(backend: &dyn Backend, orders: &[Prepared]) -> Result<Verdicts, Error> {
+async fn write_in_time(backend: &dyn Backend, orders: &[Arc<Prepared>]) -> Result<Verdicts, Error> {
     let write = async |orders| match tokio::time::timeout(WRITE_MAX, backend.write(orders)).await {
         Ok(written) => written,
         Err(_) => Err(no_answer()),

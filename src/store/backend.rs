@@ -1,7 +1,7 @@
 //! The port every store adapter implements. Rooms hold an [`Appender`](super::Appender) or a
 //! [`Reader`](super::Reader), never this.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -12,17 +12,15 @@ use super::{
 };
 use crate::run::{RunId, SessionId, TenantId, Time};
 
-/// Appends to be written together. No two are for the same run, the same existing session or the same key.
-pub type Batch = Vec<Prepared>;
-
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// How many batches may be written at the same time.
     fn lanes(&self) -> usize;
 
-    /// Writes a batch in one commit. One verdict for each append, in order; a conflict of one touches no other.
+    /// Writes a batch in one commit; no two appends of it are for the same run, the same existing session or the same
+    /// key. One verdict for each append, in order; a conflict of one touches no other.
     /// An error means the outcome of all is unknown.
-    async fn write(&self, batch: &[Prepared]) -> Result<Vec<Outcome>, Error>;
+    async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Vec<Outcome>, Error>;
 
     /// Is this append in the log? Asked after an error left it open, so a commit whose answer was lost counts once.
     async fn was_appended(&self, append: &Prepared) -> Result<Option<Outcome>, Error>;

@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{
     Error,
-    sql::{Row, in_time},
+    sql::{Db, Row, in_time, rows},
 };
 use crate::{run::RunId, simulated};
 
@@ -28,11 +28,19 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Lateral, so that both stay look-ups by index: a plan is made once, while the tables are empty, and a join of an empty
 /// table is planned as a scan.
-const SQL: &str = "
+const POSTGRES: &str = "
     select r.*, e.version as event_version, e.type, e.schema, e.time, e.payload, e.hash as event_hash
     from unnest($1::uuid[], $2::bigint[]) as k (run_id, page)
     cross join lateral (select * from runs r where r.run_id = k.run_id limit 1) r
     cross join lateral (select * from events e where e.run_id = k.run_id order by e.version limit k.page) e
+    order by r.run_id, e.version";
+
+/// The same in SQLite's words; a cross join is done in the order in which it is written. Versions have no gaps.
+const SQLITE: &str = "
+    select r.*, e.version as event_version, e.type, e.schema, e.time, e.payload, e.hash as event_hash
+    from json_each($1) k
+    cross join runs r on r.run_id = unhex(k.value ->> 0)
+    cross join events e on e.run_id = r.run_id and e.version <= k.value ->> 1
     order by r.run_id, e.version";
 
 struct Ask {
@@ -45,9 +53,9 @@ struct Ask {
 pub struct Loads(mpsc::Sender<Ask>);
 
 impl Loads {
-    pub fn start(pool: PgPool) -> Self {
+    pub fn start(db: Db) -> Self {
         let (sender, asks) = mpsc::channel(DEPTH);
-        simulated::spawn(answer(pool, asks));
+        simulated::spawn(answer(db, asks));
         Self(sender)
     }
 
@@ -65,7 +73,7 @@ impl Loads {
     }
 }
 
-async fn answer(pool: PgPool, mut asks: mpsc::Receiver<Ask>) {
+async fn answer(db: Db, mut asks: mpsc::Receiver<Ask>) {
     let mut connection = None;
     let mut waiting = Vec::new();
     while !waiting.is_empty() || asks.recv_many(&mut waiting, RUNS_MAX).await > 0 {
@@ -74,7 +82,7 @@ async fn answer(pool: PgPool, mut asks: mpsc::Receiver<Ask>) {
         let (mut together, later): (Vec<Ask>, Vec<Ask>) =
             waiting.into_iter().partition(|ask: &Ask| runs.insert(ask.run_id));
         waiting = later;
-        match in_time(fetch(&pool, &mut connection, &together)).await {
+        match in_time(fetch(&db, &mut connection, &together)).await {
             Ok(rows) => {
                 let mut by_run: HashMap<Uuid, Vec<Row>> = HashMap::with_capacity(together.len());
                 let mut unread = None;
@@ -101,23 +109,45 @@ async fn answer(pool: PgPool, mut asks: mpsc::Receiver<Ask>) {
     }
 }
 
-async fn fetch(pool: &PgPool, slot: &mut Option<PgConnection>, asks: &[Ask]) -> Result<Vec<Row>, sqlx::Error> {
-    if let Some(mut connection) = slot.take() {
+enum Own {
+    Postgres(PgConnection),
+    Sqlite(SqliteConnection),
+}
+
+async fn fetch(db: &Db, slot: &mut Option<Own>, asks: &[Ask]) -> Result<Vec<Row>, sqlx::Error> {
+    if let Some(mut own) = slot.take() {
         // A connection that fails had died unnoticed, most likely: a read may be asked again.
-        if let Ok(rows) = ask_on(&mut connection, asks).await {
-            *slot = Some(connection);
+        if let Ok(rows) = ask_on(&mut own, asks).await {
+            *slot = Some(own);
             return Ok(rows);
         }
     }
-    let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-    let rows = ask_on(&mut connection, asks).await?;
-    *slot = Some(connection);
+    let mut own = match db {
+        Db::Postgres(pool) => Own::Postgres(PgConnection::connect_with(&pool.connect_options()).await?),
+        Db::Sqlite { read, .. } => Own::Sqlite(SqliteConnection::connect_with(&read.connect_options()).await?),
+    };
+    let rows = ask_on(&mut own, asks).await?;
+    *slot = Some(own);
     Ok(rows)
 }
 
-async fn ask_on(connection: &mut PgConnection, asks: &[Ask]) -> Result<Vec<Row>, sqlx::Error> {
-    let runs: Vec<Uuid> = asks.iter().map(|ask| ask.run_id).collect();
-    let limits: Vec<i64> = asks.iter().map(|ask| ask.limit).collect();
-    let rows = sqlx::query(SQL).bind(runs).bind(limits).fetch_all(connection).await?;
-    Ok(rows.into_iter().map(Row::from).collect())
+async fn ask_on(own: &mut Own, asks: &[Ask]) -> Result<Vec<Row>, sqlx::Error> {
+    Ok(match own {
+        Own::Postgres(connection) => {
+            let runs: Vec<Uuid> = asks.iter().map(|ask| ask.run_id).collect();
+            let limits: Vec<i64> = asks.iter().map(|ask| ask.limit).collect();
+            rows(
+                sqlx::query(POSTGRES)
+                    .bind(runs)
+                    .bind(limits)
+                    .fetch_all(connection)
+                    .await?,
+            )
+        }
+        Own::Sqlite(connection) => {
+            let runs = asks.iter().map(|ask| (ask.run_id.simple().to_string(), ask.limit));
+            let runs = serde_json::Value::from_iter(runs.map(|(run, limit)| serde_json::json!([run, limit])));
+            rows(sqlx::query(SQLITE).bind(runs.to_string()).fetch_all(connection).await?)
+        }
+    })
 }

@@ -25,7 +25,7 @@ mod types;
 use std::sync::Arc;
 
 pub use appender::{Appender, BATCH_MAX};
-pub use backend::{Backend, Batch, held_pause};
+pub use backend::{Backend, held_pause};
 pub use cqrs::RunStore;
 pub use encode::{BLOB_BYTES_MIN, Prepared, chain};
 pub use load::{Loaded, SNAPSHOT_EVERY};

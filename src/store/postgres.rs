@@ -6,7 +6,7 @@
 //!
 //! The writer keeps connections of its own: a pool asks the server for a sign of life after every use.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::Mutex;
@@ -146,7 +146,8 @@ impl Writer {
     }
 
     /// Winners of the batch; whoever is missing lost.
-    pub async fn write(&self, batch: &[&Prepared]) -> Result<Winners, Error> {
+    pub async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Winners, Error> {
+        let batch: Vec<&Prepared> = batch.iter().map(|prepared| &**prepared).collect();
         let mut slot = self.free_slot().await;
         let mut connection = match slot.take() {
             Some(connection) => connection,
@@ -155,7 +156,7 @@ impl Writer {
                 PgConnection::connect_with(&options.options([("statement_timeout", STATEMENT_MAX)])).await?
             }
         };
-        let written = write_on(&mut connection, batch).await;
+        let written = write_on(&mut connection, &batch).await;
         // After any error the connection's state is unknown; a new one is cheap.
         if written.is_ok() {
             *slot = Some(connection);
@@ -319,7 +320,7 @@ fn collect(rows: Vec<Winner>, winners: &mut Winners) {
     }
 }
 
-pub(super) fn lease_word(lease: &Lease) -> &'static str {
+fn lease_word(lease: &Lease) -> &'static str {
     match lease {
         Lease::Keep => "keep",
         Lease::Claim { .. } => "claim",

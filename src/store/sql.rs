@@ -2,7 +2,7 @@
 //!
 //! For everything but the append, which each adapter writes in the way its database does best.
 
-use std::{borrow::Cow, path::Path, str::FromStr, time::Duration};
+use std::{borrow::Cow, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ColumnIndex, Connection as _, Decode, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool,
@@ -13,6 +13,7 @@ use sqlx::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
 };
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
 use super::Error;
@@ -42,7 +43,12 @@ const IDLE_UNTRIED_MAX: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub enum Db {
     Postgres(PgPool),
-    Sqlite { read: SqlitePool, write: SqlitePool },
+    Sqlite {
+        read: SqlitePool,
+        write: SqlitePool,
+        /// Who may write now: the append has a connection of its own, and SQLite wakes nobody in turn.
+        turn: Arc<Mutex<()>>,
+    },
 }
 
 impl Db {
@@ -104,7 +110,8 @@ impl Db {
             .test_before_acquire(false)
             .connect_with(options.read_only(true))
             .await?;
-        Ok(Self::Sqlite { read, write })
+        let turn = Arc::default();
+        Ok(Self::Sqlite { read, write, turn })
     }
 
     pub fn is_postgres(&self) -> bool {
@@ -118,7 +125,10 @@ impl Db {
         migrator.set_ignore_missing(true);
         let done = match self {
             Self::Postgres(pool) => migrator.run(pool).await,
-            Self::Sqlite { write, .. } => migrator.run(write).await,
+            Self::Sqlite { write, turn, .. } => {
+                let _turn = turn.lock().await;
+                migrator.run(write).await
+            }
         };
         done.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(error) => error.into(),
@@ -149,10 +159,11 @@ impl Db {
             Self::Postgres(pool) => in_time(sqlx::query_with(sql, pg_args(args)?).execute(pool))
                 .await?
                 .rows_affected(),
-            Self::Sqlite { write, .. } => sqlx::query_with(sql, lite_args(args)?)
-                .execute(write)
-                .await?
-                .rows_affected(),
+            Self::Sqlite { write, turn, .. } => {
+                let _turn = turn.lock().await;
+                let done = sqlx::query_with(sql, lite_args(args)?).execute(write).await?;
+                done.rows_affected()
+            }
         })
     }
 
@@ -170,7 +181,10 @@ impl Db {
         let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
             Self::Postgres(pool) => rows(in_time(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool)).await?),
-            Self::Sqlite { write, .. } => rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(write).await?),
+            Self::Sqlite { write, turn, .. } => {
+                let _turn = turn.lock().await;
+                rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(write).await?)
+            }
         })
     }
 
@@ -178,14 +192,17 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
             Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
-            Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("begin immediate").await?),
+            Self::Sqlite { write, turn, .. } => {
+                let turn = turn.clone().lock_owned().await;
+                Tx::Sqlite(write.begin_with("begin immediate").await?, turn)
+            }
         })
     }
 
     pub async fn close(&self) {
         match self {
             Self::Postgres(pool) => pool.close().await,
-            Self::Sqlite { read, write } => {
+            Self::Sqlite { read, write, .. } => {
                 read.close().await;
                 write.close().await;
             }
@@ -196,7 +213,7 @@ impl Db {
 /// Dropped without a commit, it never happened.
 pub enum Tx {
     Postgres(Transaction<'static, Postgres>),
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite(Transaction<'static, Sqlite>, OwnedMutexGuard<()>),
 }
 
 impl Tx {
@@ -204,7 +221,7 @@ impl Tx {
         let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
             Self::Postgres(tx) => tx.execute(sqlx::query_with(sql, pg_args(args)?)).await?.rows_affected(),
-            Self::Sqlite(tx) => tx
+            Self::Sqlite(tx, _) => tx
                 .execute(sqlx::query_with(sql, lite_args(args)?))
                 .await?
                 .rows_affected(),
@@ -215,14 +232,14 @@ impl Tx {
         let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
             Self::Postgres(tx) => rows(tx.fetch_all(sqlx::query_with(sql, pg_args(args)?)).await?),
-            Self::Sqlite(tx) => rows(tx.fetch_all(sqlx::query_with(sql, lite_args(args)?)).await?),
+            Self::Sqlite(tx, _) => rows(tx.fetch_all(sqlx::query_with(sql, lite_args(args)?)).await?),
         })
     }
 
     pub async fn commit(self) -> Result<(), Error> {
         match self {
             Self::Postgres(tx) => tx.commit().await?,
-            Self::Sqlite(tx) => tx.commit().await?,
+            Self::Sqlite(tx, _turn) => tx.commit().await?,
         }
         Ok(())
     }
@@ -230,7 +247,7 @@ impl Tx {
     pub async fn rollback(self) -> Result<(), Error> {
         match self {
             Self::Postgres(tx) => tx.rollback().await?,
-            Self::Sqlite(tx) => tx.rollback().await?,
+            Self::Sqlite(tx, _turn) => tx.rollback().await?,
         }
         Ok(())
     }
@@ -323,7 +340,7 @@ impl From<SqliteRow> for Row {
     }
 }
 
-fn rows<R: Into<Row>>(rows: Vec<R>) -> Vec<Row> {
+pub(super) fn rows<R: Into<Row>>(rows: Vec<R>) -> Vec<Row> {
     rows.into_iter().map(Into::into).collect()
 }
 

@@ -1,300 +1,341 @@
-//! The append on SQLite: the same three moves as on Postgres, set by set, in one transaction of the one writer.
+//! The append on SQLite: one transaction of the one writer, row by row.
 //!
-//! A batch travels as rows of values, so its cost hardly grows with the number of runs in it.
+//! A statement costs little here and a change of threads much, so a batch is written in one go on a connection of its
+//! own, not statement by statement through sqlx's thread (docs/decisions/0026).
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use chrono::SubsecRound;
-use sqlx::{
-    AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
-    sqlite::{SqliteArguments, SqliteRow},
-};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{Error, Lease, Prepared, postgres::lease_ms, postgres::lease_word, postgres::millis, sql::lite_time};
+use super::{Accept, Error, Idempotency, Lease, Prepared, postgres::lease_ms, postgres::millis, sql::lite_time};
 use crate::run::{RunId, Time};
 
 pub struct Writer {
-    pool: SqlitePool,
+    file: PathBuf,
+    /// Who may write: SQLite lets others fail or sleep, and they would not be woken in turn.
+    turn: Arc<Mutex<()>>,
+    connection: Arc<std::sync::Mutex<Option<Connection>>>,
 }
 
-/// Rows in one statement, at the most.
-const ROWS_MAX: usize = 256;
-const SIZES: usize = ROWS_MAX.ilog2() as usize + 1;
+const BEGIN_SESSION: &str = "
+    insert into sessions (session_id, tenant_id, last_seq, metadata, created_at)
+    values (?1, ?2, 1, '{}', ?3) on conflict do nothing";
 
-/// A statement over the rows `i`. There is one text for each power of two, so that few are ever prepared; places that
-/// are left over are null, and every statement passes over rows that begin with null.
-struct Statement {
-    columns: &'static str,
-    body: &'static str,
-    texts: [OnceLock<Arc<str>>; SIZES],
+const CONTINUE_SESSION: &str = "
+    update sessions set last_seq = last_seq + 1 where session_id = ?1 and tenant_id = ?2";
+
+const ACCEPT: &str = "
+    insert into runs (run_id, tenant_id, session_id, session_seq, agent, status, version, epoch, hash, due_at,
+                      held, input_tokens, output_tokens, cost_microusd, created_at, updated_at)
+    select ?1, s.tenant_id, s.session_id, s.last_seq, ?4, 'queued', ?5, 0, ?6, ?7, ?8, 0, 0, 0, ?9, ?9
+    from sessions s where s.session_id = ?3 and s.tenant_id = ?2 on conflict do nothing";
+
+/// What every append says of a head, and where it must stand for that.
+macro_rules! advance {
+    ($also:literal, $if:literal) => {
+        concat!(
+            "update runs set version = ?4, hash = ?5, status = ?6, input_tokens = ?7, output_tokens = ?8,
+                 cost_microusd = ?9, updated_at = ?10",
+            $also,
+            " where run_id = ?1 and version = ?2 and epoch = ?3",
+            $if
+        )
+    };
 }
 
-static ACCEPT_SESSIONS: Statement = Statement::new(
-    ACCEPT_COLUMNS,
-    "insert into sessions (session_id, tenant_id, last_seq, metadata, created_at)
-     select i.session_id, i.tenant_id, 1, '{}', i.time from i
-     where i.run_id is not null and i.new_session on conflict do nothing",
+const KEEP: &str = advance!("", "");
+
+const CLAIM: &str = advance!(
+    ", epoch = epoch + 1, lease_owner = ?11, lease_until = ?12, due_at = ?12, held = false,
+       dispatches = case when version = ?4 then dispatches else 0 end",
+    " and (lease_until is null or lease_until <= ?13)
+      and (session_seq = 1
+           or not exists (select 1 from runs o
+                          where o.session_id = runs.session_id and o.session_seq < runs.session_seq
+                            and o.status in ('queued', 'running', 'waiting')))"
 );
 
-static CONTINUE_SESSIONS: Statement = Statement::new(
-    ACCEPT_COLUMNS,
-    "update sessions set last_seq = last_seq + 1 from i
-     where i.run_id is not null and not i.new_session
-       and sessions.session_id = i.session_id and sessions.tenant_id = i.tenant_id",
+const RELEASE: &str = advance!(
+    ", lease_owner = null, lease_until = null, due_at = ?11, held = false,
+       dispatches = case when version = ?4 then dispatches else 0 end",
+    ""
 );
 
-const ACCEPT_COLUMNS: &str = "run_id, tenant_id, session_id, new_session, agent, held, version, hash, due_at, time";
+/// The run that its session's end of a run lets go on.
+const NEXT_RUN: &str = "
+    select n.run_id from runs r
+    join runs n on n.session_id = r.session_id and n.session_seq > r.session_seq and n.status = 'queued'
+    where r.run_id = ?1 order by n.session_seq limit 1";
 
-static ACCEPT_RUNS: Statement = Statement::new(
-    ACCEPT_COLUMNS,
-    "insert into runs (run_id, tenant_id, session_id, session_seq, agent, status, version, epoch, hash, due_at,
-                       held, input_tokens, output_tokens, cost_microusd, created_at, updated_at)
-     select i.run_id, i.tenant_id, i.session_id, s.last_seq, i.agent, 'queued', i.version, 0, i.hash, i.due_at,
-            i.held, 0, 0, 0, i.time, i.time
-     from i join sessions s on s.session_id = i.session_id and s.tenant_id = i.tenant_id
-     where i.run_id is not null on conflict do nothing
-     returning run_id, epoch, null as next_run",
-);
+const LOG: &str = "
+    insert into events (run_id, version, tenant_id, type, schema, time, payload, hash)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
-static ADVANCE: Statement = Statement::new(
-    "run_id, expected_version, expected_epoch, version, hash, status, lease, owner, due_at, input_tokens, \
-     output_tokens, cost_microusd, time, now",
-    "update runs set
-         version = i.version, hash = i.hash, status = i.status,
-         epoch = runs.epoch + (i.lease = 'claim'),
-         lease_owner = case i.lease when 'keep' then runs.lease_owner else i.owner end,
-         lease_until = case i.lease when 'keep' then runs.lease_until when 'claim' then i.due_at end,
-         due_at = case i.lease when 'keep' then runs.due_at else i.due_at end,
-         dispatches = case when i.lease = 'keep' or i.version = runs.version then runs.dispatches else 0 end,
-         held = runs.held and i.lease = 'keep',
-         input_tokens = i.input_tokens, output_tokens = i.output_tokens,
-         cost_microusd = i.cost_microusd, updated_at = i.time
-     from i
-     where i.run_id is not null and runs.run_id = i.run_id
-       and runs.version = i.expected_version and runs.epoch = i.expected_epoch
-       and (i.lease <> 'claim'
-            or ((runs.lease_until is null or runs.lease_until <= i.now)
-                and (runs.session_seq = 1
-                     or not exists (select 1 from runs o
-                                    where o.session_id = runs.session_id and o.session_seq < runs.session_seq
-                                      and o.status in ('queued', 'running', 'waiting')))))
-     returning run_id, epoch,
-         case when status in ('completed', 'failed', 'cancelled') then
-             (select n.run_id from runs n
-              where n.session_id = runs.session_id and n.session_seq > runs.session_seq and n.status = 'queued'
-              order by n.session_seq limit 1) end as next_run",
-);
+const PUT_BLOB: &str = "insert into blobs (sha256, bytes) values (?1, ?2) on conflict do nothing";
 
-static LOG: Statement = Statement::new(
-    "run_id, version, tenant_id, type, schema, time, payload, hash",
-    "insert into events (run_id, version, tenant_id, type, schema, time, payload, hash)
-     select i.* from i where i.run_id is not null",
-);
+const TAKE_KEY: &str = "
+    insert into idempotency_keys (tenant_id, key, fingerprint, status, body, created_at)
+    values (?1, ?2, ?3, ?4, ?5, ?6) on conflict do nothing";
 
-type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
-type Winners = HashMap<RunId, (u64, Option<RunId>)>;
+const DROP_KEY: &str = "delete from idempotency_keys where tenant_id = ?1 and key = ?2";
 
-impl Statement {
-    const fn new(columns: &'static str, body: &'static str) -> Self {
-        Self {
-            columns,
-            body,
-            texts: [const { OnceLock::new() }; SIZES],
-        }
-    }
+/// As for sqlx's connections.
+const BUSY_MAX: Duration = Duration::from_secs(5);
 
-    fn text(&self, size: usize) -> Arc<str> {
-        let text = || {
-            let columns = self.columns.split(',').count();
-            let row = format!("({})", vec!["?"; columns].join(","));
-            let rows = vec![row; size].join(",");
-            format!("with i ({}) as (values {rows}) {}", self.columns, self.body).into()
-        };
-        self.texts[size.ilog2() as usize].get_or_init(text).clone()
-    }
-
-    /// Executes it for all rows, of which `bind` binds one; gathers what it returns.
-    async fn execute<'r, T>(
-        &self,
-        tx: &mut SqliteConnection,
-        rows: &'r [T],
-        bind: impl for<'q> Fn(Query<'q>, &'r T) -> Query<'q>,
-    ) -> Result<Vec<SqliteRow>, Error> {
-        let columns = self.columns.split(',').count();
-        let mut returned = Vec::new();
-        for rows in rows.chunks(ROWS_MAX) {
-            let size = rows.len().next_power_of_two();
-            let mut query = sqlx::query(AssertSqlSafe(self.text(size)));
-            for row in rows {
-                query = bind(query, row);
-            }
-            for _ in 0..(size - rows.len()) * columns {
-                query = query.bind(None::<i64>);
-            }
-            returned.append(&mut query.fetch_all(&mut *tx).await?);
-        }
-        Ok(returned)
-    }
-}
+type Winner = (u64, Option<RunId>);
+type Winners = HashMap<RunId, Winner>;
 
 impl Writer {
-    pub fn new(pool: SqlitePool) -> Self {
-        Self { pool }
+    pub fn new(file: &Path, turn: Arc<Mutex<()>>) -> Self {
+        Self {
+            file: file.into(),
+            turn,
+            connection: Arc::default(),
+        }
     }
 
     /// Winners of the batch; whoever is missing lost.
-    pub async fn write(&self, batch: &[&Prepared], now: Time) -> Result<Winners, Error> {
-        // SQLite's own clock, which this is compared with, knows milliseconds: what is due now would not be due for one.
-        let now = now.trunc_subsecs(3);
-        let mut tx: Transaction<'static, Sqlite> = self.pool.begin_with("begin immediate").await?;
-        let mut winners = Winners::new();
-        let batch = take_keys(&mut tx, batch).await?;
-        for (hash, bytes) in batch.iter().flat_map(|prepared| &prepared.blobs) {
-            sqlx::query("insert into blobs (sha256, bytes) values ($1, $2) on conflict do nothing")
-                .bind(hash.as_slice())
-                .bind(bytes.as_bytes())
-                .execute(&mut *tx)
-                .await?;
-        }
-        let (accepts, advances): (Vec<&Prepared>, Vec<&Prepared>) =
-            batch.iter().partition(|prepared| prepared.append.accept.is_some());
-        if !accepts.is_empty() {
-            let is_new =
-                |prepared: &&Prepared| (prepared.append.accept.as_ref()).is_some_and(|accept| accept.new_session);
-            let (begun, continued): (Vec<&Prepared>, Vec<&Prepared>) = accepts.iter().copied().partition(is_new);
-            for (statement, rows) in [(&ACCEPT_SESSIONS, begun), (&CONTINUE_SESSIONS, continued)] {
-                statement
-                    .execute(&mut tx, &rows, |query, row| bind_accept(query, row, now))
-                    .await?;
-            }
-            let placed = ACCEPT_RUNS.execute(&mut tx, &accepts, |query, row| bind_accept(query, row, now));
-            collect(placed.await?, &mut winners)?;
-        }
-        let at = lite_time(now);
-        let moved = ADVANCE.execute(&mut tx, &advances, |query, row| bind_advance(query, row, now, &at));
-        collect(moved.await?, &mut winners)?;
-        drop_keys_of_losers(&mut tx, &batch, &winners).await?;
-        let events: Vec<(&Prepared, usize)> = (batch.iter())
-            .filter(|prepared| winners.contains_key(&prepared.append.run_id))
-            .flat_map(|prepared| (0..prepared.events.len()).map(|at| (*prepared, at)))
-            .collect();
-        LOG.execute(&mut tx, &events, |query, (prepared, at)| {
-            bind_event(query, prepared, *at)
-        })
-        .await?;
-        tx.commit().await?;
-        Ok(winners)
+    pub async fn write(&self, batch: &[Arc<Prepared>], now: Time) -> Result<Winners, Error> {
+        let turn = self.turn.clone().lock_owned().await;
+        let (file, connection, batch) = (self.file.clone(), self.connection.clone(), batch.to_vec());
+        let writing = tokio::task::spawn_blocking(move || {
+            // Held to the end of the transaction, also when nobody waits for it any more.
+            let _turn = turn;
+            let mut slot = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut connection = match slot.take() {
+                Some(connection) => connection,
+                None => open(&file)?,
+            };
+            let winners = write(&mut connection, &batch, now)?;
+            // After an error its state is unknown; a new one is cheap.
+            *slot = Some(connection);
+            Ok::<_, rusqlite::Error>(winners)
+        });
+        let ended = |error| Error::Unavailable(format!("the writer of the database file has ended: {error}"));
+        Ok(writing.await.map_err(ended)??)
     }
 }
 
-/// Leaves out the appends whose idempotency key was used before.
-async fn take_keys<'a>(tx: &mut SqliteConnection, batch: &[&'a Prepared]) -> Result<Vec<&'a Prepared>, Error> {
-    let mut kept = Vec::with_capacity(batch.len());
-    for prepared in batch {
-        if let Some(key) = &prepared.append.idempotency {
-            let fresh = sqlx::query(
-                "insert into idempotency_keys (tenant_id, key, fingerprint, status, body, created_at)
-                 values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
-            )
-            .bind(prepared.append.tenant.as_str())
-            .bind(&key.key)
-            .bind(key.fingerprint.as_slice())
-            .bind(i64::from(key.answer.status))
-            .bind(&key.answer.body)
-            .bind(lite_time(prepared.append.time))
-            .execute(&mut *tx)
-            .await?;
-            if fresh.rows_affected() == 0 {
-                continue;
-            }
-        }
-        kept.push(*prepared);
-    }
-    Ok(kept)
+fn open(file: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(file)?;
+    connection.busy_timeout(BUSY_MAX)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    Ok(connection)
 }
 
-async fn drop_keys_of_losers(tx: &mut SqliteConnection, batch: &[&Prepared], winners: &Winners) -> Result<(), Error> {
-    for prepared in batch
-        .iter()
-        .filter(|prepared| !winners.contains_key(&prepared.append.run_id))
+fn write(connection: &mut Connection, batch: &[Arc<Prepared>], now: Time) -> rusqlite::Result<Winners> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut winners = Winners::new();
     {
-        if let Some(key) = &prepared.append.idempotency {
-            sqlx::query("delete from idempotency_keys where tenant_id = $1 and key = $2")
-                .bind(prepared.append.tenant.as_str())
-                .bind(&key.key)
-                .execute(&mut *tx)
-                .await?;
+        let mut batch_writer = BatchWriter::new(&tx, now)?;
+        for prepared in batch {
+            if let Some(winner) = batch_writer.append(prepared)? {
+                winners.insert(prepared.append.run_id, winner);
+            }
         }
     }
-    Ok(())
+    tx.commit()?;
+    Ok(winners)
 }
 
-fn bind_accept<'q>(query: Query<'q>, prepared: &Prepared, now: Time) -> Query<'q> {
-    let append = &prepared.append;
-    let accept = append.accept.as_ref();
-    query
-        .bind(append.run_id.0)
-        .bind(append.tenant.to_string())
-        .bind(accept.map(|accept| accept.session_id.0))
-        .bind(accept.is_some_and(|accept| accept.new_session))
-        .bind(accept.map(|accept| accept.agent.clone()))
-        .bind(accept.is_some_and(|accept| accept.held))
-        .bind(prepared.new_version() as i64)
-        .bind(prepared.head_hash().to_vec())
-        .bind(accept.map(|accept| later(now, millis(accept.claim_within))))
-        .bind(lite_time(append.time))
+/// The statements that nearly every batch needs, looked up once for all of it.
+struct BatchWriter<'a> {
+    tx: &'a Transaction<'a>,
+    /// The database's clock.
+    now: Time,
+    log: CachedStatement<'a>,
+    keep: CachedStatement<'a>,
+    claim: CachedStatement<'a>,
+    release: CachedStatement<'a>,
 }
 
-fn bind_advance<'q>(query: Query<'q>, prepared: &Prepared, now: Time, at: &str) -> Query<'q> {
-    let append = &prepared.append;
-    let owner = match &append.lease {
-        Lease::Claim { owner, .. } => Some(owner.clone()),
-        _ => None,
-    };
-    query
-        .bind(append.run_id.0)
-        .bind(append.expected_version as i64)
-        .bind(append.expected_epoch as i64)
-        .bind(prepared.new_version() as i64)
-        .bind(prepared.head_hash().to_vec())
-        .bind(append.status.as_str())
-        .bind(lease_word(&append.lease))
-        .bind(owner)
-        .bind(lease_ms(&append.lease).map(|ms| later(now, ms)))
-        .bind(append.usage.input_tokens as i64)
-        .bind(append.usage.output_tokens as i64)
-        .bind(append.usage.cost_microusd as i64)
-        .bind(lite_time(append.time))
-        .bind(at.to_owned())
-}
-
-fn bind_event<'q>(query: Query<'q>, prepared: &Prepared, at: usize) -> Query<'q> {
-    let event = &prepared.events[at];
-    query
-        .bind(event.run_id.0)
-        .bind(event.version as i64)
-        .bind(event.tenant.to_string())
-        .bind(event.name.clone())
-        .bind(event.schema as i64)
-        .bind(lite_time(event.time))
-        .bind(prepared.written(at).to_owned())
-        .bind(event.hash.to_vec())
-}
-
-fn later(now: Time, ms: i64) -> String {
-    lite_time(now + chrono::TimeDelta::milliseconds(ms))
-}
-
-fn collect(rows: Vec<SqliteRow>, winners: &mut Winners) -> Result<(), Error> {
-    for row in rows {
-        let run_id: Uuid = row.try_get("run_id")?;
-        let epoch: i64 = row.try_get("epoch")?;
-        let next: Option<Uuid> = row.try_get("next_run")?;
-        winners.insert(RunId(run_id), (epoch as u64, next.map(RunId)));
+impl<'a> BatchWriter<'a> {
+    fn new(tx: &'a Transaction<'a>, now: Time) -> rusqlite::Result<Self> {
+        Ok(Self {
+            tx,
+            // SQLite's own clock, which this is compared with, knows milliseconds: what is due now would not be due for
+            // one.
+            now: now.trunc_subsecs(3),
+            log: tx.prepare_cached(LOG)?,
+            keep: tx.prepare_cached(KEEP)?,
+            claim: tx.prepare_cached(CLAIM)?,
+            release: tx.prepare_cached(RELEASE)?,
+        })
     }
-    Ok(())
+
+    fn later(&self, ms: i64) -> String {
+        lite_time(self.now + chrono::TimeDelta::milliseconds(ms))
+    }
+
+    /// All of it, or nothing.
+    fn append(&mut self, prepared: &Prepared) -> rusqlite::Result<Option<Winner>> {
+        let append = &prepared.append;
+        let time = lite_time(append.time);
+        if let Some(key) = &append.idempotency
+            && !self.take_key(prepared, key, &time)?
+        {
+            return Ok(None);
+        }
+        for (hash, bytes) in &prepared.blobs {
+            self.tx
+                .prepare_cached(PUT_BLOB)?
+                .execute(params![hash, bytes.as_bytes()])?;
+        }
+        let winner = match &append.accept {
+            Some(accept) => self.accept(prepared, accept, &time)?,
+            None => self.advance(prepared, &time)?,
+        };
+        if winner.is_none() {
+            if let Some(key) = &append.idempotency {
+                let tenant = append.tenant.as_str();
+                self.tx.prepare_cached(DROP_KEY)?.execute(params![tenant, key.key])?;
+            }
+            return Ok(None);
+        }
+        for (at, event) in prepared.events.iter().enumerate() {
+            self.log.execute(params![
+                event.run_id.0,
+                event.version as i64,
+                event.tenant.as_str(),
+                event.name,
+                event.schema,
+                time,
+                prepared.written(at),
+                event.hash,
+            ])?;
+        }
+        Ok(winner)
+    }
+
+    /// False: it was used before.
+    fn take_key(&self, prepared: &Prepared, key: &Idempotency, time: &str) -> rusqlite::Result<bool> {
+        let taken = self.tx.prepare_cached(TAKE_KEY)?.execute(params![
+            prepared.append.tenant.as_str(),
+            key.key,
+            key.fingerprint,
+            key.answer.status,
+            key.answer.body,
+            time,
+        ])?;
+        Ok(taken == 1)
+    }
+
+    fn accept(&self, prepared: &Prepared, accept: &Accept, time: &str) -> rusqlite::Result<Option<Winner>> {
+        let (append, session) = (&prepared.append, accept.session_id.0);
+        let tenant = append.tenant.as_str();
+        if accept.new_session {
+            let mut begin = self.tx.prepare_cached(BEGIN_SESSION)?;
+            begin.execute(params![session, tenant, time])?;
+        } else {
+            let mut go_on = self.tx.prepare_cached(CONTINUE_SESSION)?;
+            go_on.execute(params![session, tenant])?;
+        }
+        let placed = self.tx.prepare_cached(ACCEPT)?.execute(params![
+            append.run_id.0,
+            tenant,
+            session,
+            accept.agent,
+            prepared.new_version() as i64,
+            prepared.head_hash(),
+            self.later(millis(accept.claim_within)),
+            accept.held,
+            time,
+        ])?;
+        Ok((placed == 1).then_some((0, None)))
+    }
+
+    fn advance(&mut self, prepared: &Prepared, time: &str) -> rusqlite::Result<Option<Winner>> {
+        let append = &prepared.append;
+        let due = lease_ms(&append.lease).map(|ms| self.later(ms));
+        let (statement, epoch) = match append.lease {
+            Lease::Keep => (&mut self.keep, append.expected_epoch),
+            Lease::Claim { .. } => (&mut self.claim, append.expected_epoch + 1),
+            Lease::Release { .. } => (&mut self.release, append.expected_epoch),
+        };
+        let (run_id, hash) = (append.run_id.0, prepared.head_hash());
+        let (expected_version, expected_epoch) = (append.expected_version as i64, append.expected_epoch as i64);
+        let (version, status) = (prepared.new_version() as i64, append.status.as_str());
+        let (input, output) = (append.usage.input_tokens as i64, append.usage.output_tokens as i64);
+        let cost = append.usage.cost_microusd as i64;
+        let moved = match &append.lease {
+            Lease::Keep => statement.execute(params![
+                run_id,
+                expected_version,
+                expected_epoch,
+                version,
+                hash,
+                status,
+                input,
+                output,
+                cost,
+                time
+            ])?,
+            Lease::Claim { owner, .. } => {
+                let now = lite_time(self.now);
+                statement.execute(params![
+                    run_id,
+                    expected_version,
+                    expected_epoch,
+                    version,
+                    hash,
+                    status,
+                    input,
+                    output,
+                    cost,
+                    time,
+                    owner,
+                    due,
+                    now
+                ])?
+            }
+            Lease::Release { .. } => statement.execute(params![
+                run_id,
+                expected_version,
+                expected_epoch,
+                version,
+                hash,
+                status,
+                input,
+                output,
+                cost,
+                time,
+                due
+            ])?,
+        };
+        if moved == 0 {
+            return Ok(None);
+        }
+        let next = if append.status.is_terminal() {
+            let mut next = self.tx.prepare_cached(NEXT_RUN)?;
+            next.query_row([run_id], |row| row.get::<_, Uuid>(0)).optional()?
+        } else {
+            None
+        };
+        Ok(Some((epoch, next.map(RunId))))
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, SystemIoFailure};
+        let passing = matches!(
+            error.sqlite_error_code(),
+            Some(DatabaseBusy | DatabaseLocked | SystemIoFailure | DiskFull | CannotOpen)
+        );
+        if passing {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Refused(error.to_string())
+        }
+    }
 }

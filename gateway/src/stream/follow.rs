@@ -162,6 +162,11 @@ impl Follower {
         Some(chunk.finish())
     }
 
+    /// The terminal event was among what was given: nothing comes after it.
+    pub fn ended(&self) -> bool {
+        self.position.ended()
+    }
+
     async fn hear(&mut self, watched: Watched, chunk: &mut Chunk) {
         self.last_heard = Instant::now();
         self.looked_in_this_silence = false;

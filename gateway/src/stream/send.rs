@@ -31,6 +31,8 @@ use crate::clock;
 
 const HEAD_BYTES: usize = 512;
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+const PIECE_END: &[u8] = b"\r\n";
+const LAST_PIECE_END: &[u8] = b"\r\n0\r\n\r\n";
 /// How much of what a client sent too early is thrown away, and for how long.
 const DISCARDED_BYTES_MAX: u64 = 1024 * 1024;
 const DISCARD_MAX: Duration = Duration::from_secs(2);
@@ -53,17 +55,23 @@ pub fn response(headers: HeaderMap, follower: Follower) -> Response {
     let body = stream::once(async move { stream::iter(begun.take()) })
         .flatten()
         .flat_map(pieces)
-        .map(Ok::<_, Infallible>);
+        .map(|piece| Ok::<_, Infallible>(piece.bytes));
     let mut response = Response::new(Body::from_stream(body));
     *response.headers_mut() = headers;
     response.extensions_mut().insert(unsent);
     response
 }
 
-fn pieces(follower: Box<Follower>) -> impl Stream<Item = Bytes> + Send {
+struct Piece {
+    bytes: Bytes,
+    last: bool,
+}
+
+fn pieces(follower: Box<Follower>) -> impl Stream<Item = Piece> + Send {
     stream::unfold(follower, |mut follower| async move {
-        let piece = follower.next().await?;
-        Some((piece, follower))
+        let bytes = follower.next().await?;
+        let last = follower.ended();
+        Some((Piece { bytes, last }, follower))
     })
 }
 
@@ -113,17 +121,24 @@ impl Taken {
                     client.unless_gone(pieces.next()).await?
                 }
             };
-            let Some(piece) = piece else { break };
-            let length = format!("{:x}\r\n", piece.len());
+            let Some(Piece { bytes, last }) = piece else {
+                client
+                    .unless_gone(to_client.write_all_buf(&mut head.split_off(0).chain(LAST_CHUNK)))
+                    .await??;
+                break;
+            };
+            let length = format!("{:x}\r\n", bytes.len());
             let mut chunk = head
                 .split_off(0)
                 .chain(length.as_bytes())
-                .chain(piece)
-                .chain(&b"\r\n"[..]);
+                .chain(bytes)
+                // The end goes with the last piece: one write, and one waking of the client, for both.
+                .chain(if last { LAST_PIECE_END } else { PIECE_END });
             client.unless_gone(to_client.write_all_buf(&mut chunk)).await??;
+            if last {
+                break;
+            }
         }
-        let mut last = head.chain(LAST_CHUNK);
-        client.unless_gone(to_client.write_all_buf(&mut last)).await??;
         if !client.silent {
             // Closed with bytes unread, the connection would be reset, and the end of the stream might not arrive.
             to_client.shutdown().await?;

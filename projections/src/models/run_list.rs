@@ -108,7 +108,7 @@ async fn known_rows(tx: &mut Tx, table: &str, batch: &[Entry]) -> Result<HashMap
             "cross join lateral (select * from {table} as r
                                  where r.tenant_id = k.column1 and r.run_id = k.column2 limit 1) as t"
         ),
-        Tx::Sqlite(_) => format!("join {table} as t on t.tenant_id = k.column1 and t.run_id = k.column2"),
+        Tx::Sqlite(..) => format!("join {table} as t on t.tenant_id = k.column1 and t.run_id = k.column2"),
     };
     let found = fetch_by(tx, "select t.* from", &tail, keys).await?;
     found

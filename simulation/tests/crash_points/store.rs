@@ -68,7 +68,7 @@ fn lost() -> Error {
 
 #[async_trait]
 impl Backend for CutStore {
-    async fn write(&self, batch: &[Prepared]) -> Result<Vec<Outcome>, Error> {
+    async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Vec<Outcome>, Error> {
         let at = self.writes.fetch_add(1, Ordering::SeqCst);
         let Some(Cut { fate, .. }) = self.cut.filter(|cut| cut.at == at) else {
             return self.inner.write(batch).await;
