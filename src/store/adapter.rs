@@ -43,7 +43,7 @@ impl Adapter {
                 Writer::Sqlite(sqlite::Writer::new(options.get_filename(), turn.clone()))
             }
         };
-        let loads = Loads::start(db.clone());
+        let loads = Loads::start(&db);
         Self { db, writer, loads }
     }
 
@@ -126,7 +126,7 @@ fn event_of(row: &Row) -> Result<StoredEvent, Error> {
     })
 }
 
-fn head_of(row: &Row) -> Result<Head, Error> {
+pub(super) fn head_of(row: &Row) -> Result<Head, Error> {
     let status: String = row.get("status")?;
     Ok(Head {
         run_id: RunId(row.get("run_id")?),
@@ -203,25 +203,10 @@ impl Backend for Adapter {
     }
 
     async fn head_and_events(&self, run_id: RunId, limit: u32) -> Result<Option<(Head, Vec<StoredEvent>)>, Error> {
-        let rows = self.loads.load(run_id, limit).await?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        let head = head_of(first)?;
-        let event = |row: &Row| {
-            Ok(StoredEvent {
-                run_id,
-                version: row.count("event_version")?,
-                tenant: head.tenant.clone(),
-                name: row.get("type")?,
-                schema: row.get::<i16>("schema")? as u16,
-                time: row.get("time")?,
-                payload: row.get("payload")?,
-                hash: row.hash("event_hash")?,
-            })
-        };
-        let events = self
-            .whole(rows.iter().map(event).collect::<Result<_, Error>>()?)
-            .await?;
-        Ok(Some((head, events)))
+        match self.loads.load(run_id, limit).await? {
+            Some((head, events)) => Ok(Some((head, self.whole(events).await?))),
+            None => Ok(None),
+        }
     }
 
     async fn events(&self, run_id: RunId, after: u64, limit: u32) -> Result<Vec<StoredEvent>, Error> {

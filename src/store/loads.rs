@@ -9,13 +9,15 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection, PgConnection, SqliteConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{
-    Error,
-    sql::{Db, Row, in_time, rows},
+    Error, Head, StoredEvent,
+    adapter::head_of,
+    sql::{Db, Row, in_time},
+    sqlite,
 };
 use crate::{run::RunId, simulated};
 
@@ -28,126 +30,127 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Lateral, so that both stay look-ups by index: a plan is made once, while the tables are empty, and a join of an empty
 /// table is planned as a scan.
-const POSTGRES: &str = "
+const SQL: &str = "
     select r.*, e.version as event_version, e.type, e.schema, e.time, e.payload, e.hash as event_hash
     from unnest($1::uuid[], $2::bigint[]) as k (run_id, page)
     cross join lateral (select * from runs r where r.run_id = k.run_id limit 1) r
     cross join lateral (select * from events e where e.run_id = k.run_id order by e.version limit k.page) e
     order by r.run_id, e.version";
 
-/// The same in SQLite's words; a cross join is done in the order in which it is written. Versions have no gaps.
-const SQLITE: &str = "
-    select r.*, e.version as event_version, e.type, e.schema, e.time, e.payload, e.hash as event_hash
-    from json_each($1) k
-    cross join runs r on r.run_id = unhex(k.value ->> 0)
-    cross join events e on e.run_id = r.run_id and e.version <= k.value ->> 1
-    order by r.run_id, e.version";
+/// A run's head and its first events, the oldest first.
+pub type Found = (Head, Vec<StoredEvent>);
+
+/// A run, and of how many events.
+pub type Wanted = (RunId, u32);
 
 struct Ask {
-    run_id: Uuid,
-    limit: i64,
-    reply: oneshot::Sender<Result<Vec<Row>, Error>>,
+    wanted: Wanted,
+    reply: oneshot::Sender<Result<Option<Found>, Error>>,
 }
 
 /// Asks for the head and the first events of runs.
 pub struct Loads(mpsc::Sender<Ask>);
 
 impl Loads {
-    pub fn start(db: Db) -> Self {
+    pub fn start(db: &Db) -> Self {
         let (sender, asks) = mpsc::channel(DEPTH);
-        simulated::spawn(answer(db, asks));
+        let source = match db {
+            Db::Postgres(pool) => Source::Postgres(pool.clone(), None),
+            Db::Sqlite { read, .. } => Source::Sqlite(sqlite::Reader::new(read.connect_options().get_filename())),
+        };
+        simulated::spawn(answer(source, asks));
         Self(sender)
     }
 
-    /// A row for each event, the oldest first, each with the head beside it.
-    pub async fn load(&self, run_id: RunId, limit: u32) -> Result<Vec<Row>, Error> {
+    pub async fn load(&self, run_id: RunId, limit: u32) -> Result<Option<Found>, Error> {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask {
-            run_id: run_id.0,
-            limit: limit.into(),
-            reply,
-        };
+        let wanted = (run_id, limit);
         let stopped = || Error::Unavailable("the store has stopped".into());
-        self.0.send(ask).await.map_err(|_| stopped())?;
+        self.0.send(Ask { wanted, reply }).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 }
 
-async fn answer(db: Db, mut asks: mpsc::Receiver<Ask>) {
-    let mut connection = None;
+enum Source {
+    Postgres(PgPool, Option<PgConnection>),
+    Sqlite(sqlite::Reader),
+}
+
+async fn answer(mut source: Source, mut asks: mpsc::Receiver<Ask>) {
     let mut waiting = Vec::new();
     while !waiting.is_empty() || asks.recv_many(&mut waiting, RUNS_MAX).await > 0 {
         // A run that is asked for twice is read twice: its rows go to one.
         let mut runs = HashSet::new();
-        let (mut together, later): (Vec<Ask>, Vec<Ask>) =
-            waiting.into_iter().partition(|ask: &Ask| runs.insert(ask.run_id));
+        let (together, later): (Vec<Ask>, Vec<Ask>) =
+            waiting.into_iter().partition(|ask: &Ask| runs.insert(ask.wanted.0));
         waiting = later;
-        match in_time(fetch(&db, &mut connection, &together)).await {
-            Ok(rows) => {
-                let mut by_run: HashMap<Uuid, Vec<Row>> = HashMap::with_capacity(together.len());
-                let mut unread = None;
-                for row in rows {
-                    match row.get("run_id") {
-                        Ok(run_id) => by_run.entry(run_id).or_default().push(row),
-                        Err(error) => unread = Some(error),
-                    }
-                }
-                for ask in together.drain(..) {
-                    let rows = by_run.remove(&ask.run_id).unwrap_or_default();
-                    // Whoever asked may be gone.
-                    let _ = ask.reply.send(unread.clone().map_or(Ok(rows), Err));
-                }
-            }
-            Err(error) => {
-                connection = None;
-                for ask in together.drain(..) {
-                    let _ = ask.reply.send(Err(error.clone()));
-                }
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
+        let wanted: Vec<Wanted> = together.iter().map(|ask| ask.wanted).collect();
+        let mut found = match &mut source {
+            Source::Postgres(pool, own) => on_postgres(pool, own, &wanted).await,
+            Source::Sqlite(reader) => reader.load(wanted).await,
+        };
+        let failed = found.is_err();
+        for Ask { wanted, reply } in together {
+            let answer = match &mut found {
+                Ok(found) => found.remove(&wanted.0).transpose(),
+                Err(error) => Err(error.clone()),
+            };
+            // Whoever asked may be gone.
+            let _ = reply.send(answer);
+        }
+        if failed {
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 }
 
-enum Own {
-    Postgres(PgConnection),
-    Sqlite(SqliteConnection),
+/// What does not read is an error of its own run.
+pub type ByRun = HashMap<RunId, Result<Found, Error>>;
+
+async fn on_postgres(pool: &PgPool, own: &mut Option<PgConnection>, wanted: &[Wanted]) -> Result<ByRun, Error> {
+    let mut by_run: HashMap<Uuid, Vec<Row>> = HashMap::with_capacity(wanted.len());
+    for row in in_time(fetch(pool, own, wanted)).await? {
+        by_run.entry(row.get("run_id")?).or_default().push(row);
+    }
+    Ok((by_run.into_iter())
+        .map(|(run_id, rows)| (RunId(run_id), found(&rows)))
+        .collect())
 }
 
-async fn fetch(db: &Db, slot: &mut Option<Own>, asks: &[Ask]) -> Result<Vec<Row>, sqlx::Error> {
-    if let Some(mut own) = slot.take() {
+fn found(rows: &[Row]) -> Result<Found, Error> {
+    let head = head_of(&rows[0])?;
+    let event = |row: &Row| {
+        Ok(StoredEvent {
+            run_id: head.run_id,
+            version: row.count("event_version")?,
+            tenant: head.tenant.clone(),
+            name: row.get("type")?,
+            schema: row.get::<i16>("schema")? as u16,
+            time: row.get("time")?,
+            payload: row.get("payload")?,
+            hash: row.hash("event_hash")?,
+        })
+    };
+    let events = rows.iter().map(event).collect::<Result<_, Error>>()?;
+    Ok((head, events))
+}
+
+async fn fetch(pool: &PgPool, own: &mut Option<PgConnection>, wanted: &[Wanted]) -> Result<Vec<Row>, sqlx::Error> {
+    if let Some(mut connection) = own.take() {
         // A connection that fails had died unnoticed, most likely: a read may be asked again.
-        if let Ok(rows) = ask_on(&mut own, asks).await {
-            *slot = Some(own);
+        if let Ok(rows) = ask_on(&mut connection, wanted).await {
+            *own = Some(connection);
             return Ok(rows);
         }
     }
-    let mut own = match db {
-        Db::Postgres(pool) => Own::Postgres(PgConnection::connect_with(&pool.connect_options()).await?),
-        Db::Sqlite { read, .. } => Own::Sqlite(SqliteConnection::connect_with(&read.connect_options()).await?),
-    };
-    let rows = ask_on(&mut own, asks).await?;
-    *slot = Some(own);
+    let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+    let rows = ask_on(&mut connection, wanted).await?;
+    *own = Some(connection);
     Ok(rows)
 }
 
-async fn ask_on(own: &mut Own, asks: &[Ask]) -> Result<Vec<Row>, sqlx::Error> {
-    Ok(match own {
-        Own::Postgres(connection) => {
-            let runs: Vec<Uuid> = asks.iter().map(|ask| ask.run_id).collect();
-            let limits: Vec<i64> = asks.iter().map(|ask| ask.limit).collect();
-            rows(
-                sqlx::query(POSTGRES)
-                    .bind(runs)
-                    .bind(limits)
-                    .fetch_all(connection)
-                    .await?,
-            )
-        }
-        Own::Sqlite(connection) => {
-            let runs = asks.iter().map(|ask| (ask.run_id.simple().to_string(), ask.limit));
-            let runs = serde_json::Value::from_iter(runs.map(|(run, limit)| serde_json::json!([run, limit])));
-            rows(sqlx::query(SQLITE).bind(runs.to_string()).fetch_all(connection).await?)
-        }
-    })
+async fn ask_on(connection: &mut PgConnection, wanted: &[Wanted]) -> Result<Vec<Row>, sqlx::Error> {
+    let (runs, limits): (Vec<Uuid>, Vec<i64>) = wanted.iter().map(|(run, limit)| (run.0, i64::from(*limit))).unzip();
+    let rows = sqlx::query(SQL).bind(runs).bind(limits).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(Row::from).collect())
 }

@@ -340,7 +340,7 @@ impl From<SqliteRow> for Row {
     }
 }
 
-pub(super) fn rows<R: Into<Row>>(rows: Vec<R>) -> Vec<Row> {
+fn rows<R: Into<Row>>(rows: Vec<R>) -> Vec<Row> {
     rows.into_iter().map(Into::into).collect()
 }
 

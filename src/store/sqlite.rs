@@ -1,29 +1,38 @@
-//! The append on SQLite: one transaction of the one writer, row by row.
+//! The two hot paths on SQLite: the append, and the read that every run begins with.
 //!
-//! A statement costs little here and a change of threads much, so a batch is written in one go on a connection of its
-//! own, not statement by statement through sqlx's thread (docs/decisions/0026).
+//! A statement costs little here and a change of threads much, so a batch is written, or read, in one go on a connection
+//! of its own, not statement by statement and row by row through sqlx's threads (docs/decisions/0026).
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use chrono::SubsecRound;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use tokio::sync::Mutex;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
-use super::{Accept, Error, Idempotency, Lease, Prepared, postgres::lease_ms, postgres::millis, sql::lite_time};
-use crate::run::{RunId, Time};
+use super::{
+    Accept, Error, Head, Idempotency, Lease, Prepared, StoredEvent,
+    loads::{ByRun, Wanted},
+    postgres::{lease_ms, millis},
+    sql::lite_time,
+};
+use crate::run::{RunId, SessionId, Status, TenantId, Time, Usage};
 
 pub struct Writer {
-    file: PathBuf,
+    own: Own,
     /// Who may write: SQLite lets others fail or sleep, and they would not be woken in turn.
-    turn: Arc<Mutex<()>>,
-    connection: Arc<std::sync::Mutex<Option<Connection>>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
+
+const HEAD: &str = "select * from runs where run_id = ?1";
+
+/// Versions have no gaps: so many from the first.
+const EVENTS: &str = "
+    select version, type, schema, time, payload, hash from events where run_id = ?1 and version <= ?2 order by version";
 
 const BEGIN_SESSION: &str = "
     insert into sessions (session_id, tenant_id, last_seq, metadata, created_at)
@@ -89,45 +98,150 @@ const DROP_KEY: &str = "delete from idempotency_keys where tenant_id = ?1 and ke
 
 /// As for sqlx's connections.
 const BUSY_MAX: Duration = Duration::from_secs(5);
+const STATEMENTS_MAX: usize = 32;
 
 type Winner = (u64, Option<RunId>);
 type Winners = HashMap<RunId, Winner>;
 
 impl Writer {
-    pub fn new(file: &Path, turn: Arc<Mutex<()>>) -> Self {
-        Self {
-            file: file.into(),
-            turn,
-            connection: Arc::default(),
-        }
+    pub fn new(file: &Path, turn: Arc<tokio::sync::Mutex<()>>) -> Self {
+        let own = Own::new(file);
+        Self { own, turn }
     }
 
     /// Winners of the batch; whoever is missing lost.
     pub async fn write(&self, batch: &[Arc<Prepared>], now: Time) -> Result<Winners, Error> {
         let turn = self.turn.clone().lock_owned().await;
-        let (file, connection, batch) = (self.file.clone(), self.connection.clone(), batch.to_vec());
-        let writing = tokio::task::spawn_blocking(move || {
-            // Held to the end of the transaction, also when nobody waits for it any more.
+        let batch = batch.to_vec();
+        let writing = self.own.use_it(move |connection| {
+            // Held to the end of the transaction.
             let _turn = turn;
-            let mut slot = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(write(connection, &batch, now)?)
+        });
+        writing.await
+    }
+}
+
+/// Reads heads and events of many runs in one go.
+pub struct Reader(Own);
+
+impl Reader {
+    pub fn new(file: &Path) -> Self {
+        Self(Own::new(file))
+    }
+
+    pub async fn load(&self, wanted: Vec<Wanted>) -> Result<ByRun, Error> {
+        self.0.use_it(move |connection| load(connection, &wanted)).await
+    }
+}
+
+fn load(connection: &mut Connection, wanted: &[Wanted]) -> Result<ByRun, Error> {
+    // One state of the database for all.
+    let tx = connection.transaction()?;
+    let (mut heads, mut events) = (tx.prepare_cached(HEAD)?, tx.prepare_cached(EVENTS)?);
+    let mut by_run = ByRun::with_capacity(wanted.len());
+    for (run_id, limit) in wanted {
+        let Some(head) = heads
+            .query_row([run_id.0], |row| Ok(head_of(*run_id, row)))
+            .optional()?
+        else {
+            continue;
+        };
+        let read = |head: Head| {
+            let of = |row: &Row| Ok(event_of(&head, row));
+            let events = events.query_map(params![run_id.0, limit], of)?;
+            let events = events.map(|event| event?).collect::<Result<_, Error>>()?;
+            Ok((head, events))
+        };
+        by_run.insert(*run_id, head.and_then(read));
+    }
+    Ok(by_run)
+}
+
+fn head_of(run_id: RunId, row: &Row) -> Result<Head, Error> {
+    let status: String = row.get("status")?;
+    Ok(Head {
+        run_id,
+        tenant: tenant(row.get("tenant_id")?)?,
+        session_id: SessionId(row.get("session_id")?),
+        session_seq: row.get("session_seq")?,
+        agent: row.get("agent")?,
+        status: Status::parse(&status).ok_or_else(|| Error::Refused(format!("runs.status holds {status:?}")))?,
+        version: row.get("version")?,
+        epoch: row.get("epoch")?,
+        hash: row.get("hash")?,
+        lease_owner: row.get("lease_owner")?,
+        lease_until: row.get("lease_until")?,
+        due_at: row.get("due_at")?,
+        usage: Usage {
+            input_tokens: row.get("input_tokens")?,
+            output_tokens: row.get("output_tokens")?,
+            cost_microusd: row.get("cost_microusd")?,
+        },
+        created_at: row.get("created_at")?,
+        updated_at: row.get("updated_at")?,
+    })
+}
+
+fn event_of(head: &Head, row: &Row) -> Result<StoredEvent, Error> {
+    Ok(StoredEvent {
+        run_id: head.run_id,
+        tenant: head.tenant.clone(),
+        version: row.get("version")?,
+        name: row.get("type")?,
+        schema: row.get("schema")?,
+        time: row.get("time")?,
+        payload: row.get("payload")?,
+        hash: row.get("hash")?,
+    })
+}
+
+fn tenant(text: String) -> Result<TenantId, Error> {
+    text.parse()
+        .map_err(|error| Error::Refused(format!("column tenant_id: {error}")))
+}
+
+/// A connection that only one task at a time uses, on a thread where it may block.
+#[derive(Clone)]
+struct Own {
+    file: PathBuf,
+    connection: Arc<Mutex<Option<Connection>>>,
+}
+
+impl Own {
+    fn new(file: &Path) -> Self {
+        Self {
+            file: file.into(),
+            connection: Arc::default(),
+        }
+    }
+
+    /// Goes on to its end also when nobody waits for it any more.
+    async fn use_it<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let own = self.clone();
+        let working = tokio::task::spawn_blocking(move || {
+            let mut slot = own.connection.lock().unwrap_or_else(PoisonError::into_inner);
             let mut connection = match slot.take() {
                 Some(connection) => connection,
-                None => open(&file)?,
+                None => open(&own.file)?,
             };
-            let winners = write(&mut connection, &batch, now)?;
+            let done = work(&mut connection)?;
             // After an error its state is unknown; a new one is cheap.
             *slot = Some(connection);
-            Ok::<_, rusqlite::Error>(winners)
+            Ok(done)
         });
-        let ended = |error| Error::Unavailable(format!("the writer of the database file has ended: {error}"));
-        Ok(writing.await.map_err(ended)??)
+        let ended = |error| Error::Unavailable(format!("work on the database file was cut off: {error}"));
+        working.await.map_err(ended)?
     }
 }
 
 fn open(file: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(file)?;
     connection.busy_timeout(BUSY_MAX)?;
-    connection.set_prepared_statement_cache_capacity(32);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     Ok(connection)
@@ -205,7 +319,7 @@ impl<'a> BatchWriter<'a> {
         for (at, event) in prepared.events.iter().enumerate() {
             self.log.execute(params![
                 event.run_id.0,
-                event.version as i64,
+                event.version,
                 event.tenant.as_str(),
                 event.name,
                 event.schema,
@@ -245,7 +359,7 @@ impl<'a> BatchWriter<'a> {
             tenant,
             session,
             accept.agent,
-            prepared.new_version() as i64,
+            prepared.new_version(),
             prepared.head_hash(),
             self.later(millis(accept.claim_within)),
             accept.held,
@@ -263,10 +377,10 @@ impl<'a> BatchWriter<'a> {
             Lease::Release { .. } => (&mut self.release, append.expected_epoch),
         };
         let (run_id, hash) = (append.run_id.0, prepared.head_hash());
-        let (expected_version, expected_epoch) = (append.expected_version as i64, append.expected_epoch as i64);
-        let (version, status) = (prepared.new_version() as i64, append.status.as_str());
-        let (input, output) = (append.usage.input_tokens as i64, append.usage.output_tokens as i64);
-        let cost = append.usage.cost_microusd as i64;
+        let (expected_version, expected_epoch) = (append.expected_version, append.expected_epoch);
+        let (version, status) = (prepared.new_version(), append.status.as_str());
+        let (input, output) = (append.usage.input_tokens, append.usage.output_tokens);
+        let cost = append.usage.cost_microusd;
         let moved = match &append.lease {
             Lease::Keep => statement.execute(params![
                 run_id,

@@ -15,7 +15,7 @@ use steadfast::{
     store::{self, Reader},
     wire::Cursor,
 };
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -40,6 +40,8 @@ const SIGNAL_MAX: Duration = Duration::from_millis(200);
 const PAGE: u32 = 64;
 /// A piece of the body is sent once it is this long.
 const CHUNK_BYTES: usize = 16 * 1024;
+/// What a person does not wait for is sent so much later at the most: together with what comes next, in one write.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// What a follower needs of the gateway.
 #[derive(Clone)]
@@ -136,6 +138,7 @@ impl Follower {
         for frame in std::mem::take(&mut self.written) {
             // In order by construction; were they not, the store would be asked.
             self.behind |= self.position.hear(&frame, &mut chunk) != Heard::Well;
+            chunk.hurry();
         }
         while chunk.is_empty() && !self.position.ended() {
             if self.behind && Instant::now() >= self.not_before {
@@ -149,9 +152,15 @@ impl Follower {
                 () = &mut self.alarm => self.wake(&mut chunk)?,
             }
         }
+        let gathered = Instant::now() + GATHER;
         while !self.behind && !self.position.ended() && chunk.len() < CHUNK_BYTES {
-            let Some(watched) = self.subscription.next().now_or_never() else {
-                break;
+            let watched = match self.subscription.next().now_or_never() {
+                Some(watched) => watched,
+                None if chunk.is_urgent() => break,
+                None => match timeout_at(gathered, self.subscription.next()).await {
+                    Ok(watched) => watched,
+                    Err(_) => break,
+                },
             };
             self.hear(watched, &mut chunk).await;
         }
@@ -208,6 +217,7 @@ impl Follower {
             }
         };
         self.store_away_since = None;
+        chunk.hurry();
         for event in &page {
             if self.position.read(event, chunk) != Heard::Well {
                 tracing::error!(run.id = %self.run_id, version = event.version, "a stream was ended: the log has a hole");

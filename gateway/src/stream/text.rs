@@ -79,6 +79,7 @@ fn unknown_type(name: &str) -> Problem {
 pub struct Chunk {
     types: Types,
     bytes: Vec<u8>,
+    urgent: bool,
 }
 
 impl Chunk {
@@ -86,10 +87,22 @@ impl Chunk {
         Self {
             types,
             bytes: Vec::new(),
+            urgent: false,
         }
     }
 
+    /// It is to be sent without waiting for more.
+    pub fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    /// It holds what a person reads, or was told to hurry.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
     pub fn keep_alive(&mut self) {
+        self.urgent = true;
         self.bytes.extend_from_slice(KEEP_ALIVE);
     }
 
@@ -111,6 +124,7 @@ impl Sink for Chunk {
         if !self.types.show(name) {
             return;
         }
+        self.urgent |= matches!(name, wire::DELTA | wire::RESET) || Event::is_terminal_name(name);
         self.bytes.reserve(json.len() + name.len() + 48);
         // Writing to a vector cannot fail.
         let _ = write!(self.bytes, "id: {id}\nevent: {name}\ndata: ");
