@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness import install, measure, paths, report, services
 from harness.procs import Failed
-from harness.systems import ALL
+from harness.systems import ALL, turns
 from harness.systems.system import Surroundings
 
 
@@ -24,7 +24,7 @@ def say(words: str) -> None:
 
 
 def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    return list(dict.fromkeys(int(part) for part in text.split(",")))
 
 
 def arguments() -> argparse.Namespace:
@@ -33,6 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--c", type=numbers, default=[1, 16, 64, 256, 1024], help="numbers of clients (1,16,64,256,1024)")
     parser.add_argument("--seconds", type=float, default=6, help="that count, at each level (6)")
     parser.add_argument("--warm-up", type=float, default=2, help="seconds before (2)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each system at each level (3)")
     parser.add_argument("--systems", default=",".join(names), help=f"some of {','.join(names)}")
     parser.add_argument("--json", type=Path, help="where the figures are written (out/DATE.json)")
     parser.add_argument("--prepare", action="store_true", help="only install and build")
@@ -40,6 +41,8 @@ def arguments() -> argparse.Namespace:
     chosen = args.systems.split(",")
     if unknown := set(chosen) - set(names):
         parser.error(f"no such system: {', '.join(sorted(unknown))}")
+    if args.rounds < 1:
+        parser.error("at least one round")
     args.systems = [system for system in ALL if system.name in chosen]
     return args
 
@@ -58,29 +61,34 @@ def prepare(systems: list) -> tuple[list, dict[str, str]]:
     return here, absent
 
 
-def measure_all(args: argparse.Namespace, systems: list, found: services.Services, absent: dict[str, str]):
-    """Each level for every system, before the next level; each time the system is started anew, with empty stores."""
+def measure_all(args: argparse.Namespace, systems: list, found: services.Services):
+    """All rounds of a level before the next level; a turn that failed has `failed` instead of figures."""
     home = Path(tempfile.mkdtemp(prefix="run-", dir=paths.OUT))
     with measure.model(home) as (model_url, model_pid):
         for clients in args.c:
-            for system in systems:
-                if system.name in absent:
-                    continue
-                own = home / f"{system.name}-{clients}-{os.getpid()}"
-                own.mkdir()
-                around = Surroundings(home=own, model_url=model_url, services=found)
-                try:
-                    with system.start(around) as running:
-                        row = measure.under_load(running, clients, args.seconds, args.warm_up, model_url, model_pid)
-                except Failed as why:
-                    say(f"C = {clients}: {system.title} failed, and is left out from here on: {why}")
-                    absent[system.name] = f"failed at C = {clients}: {why}"
-                    continue
-                shutil.rmtree(own)
-                say(f"C = {clients}: {system.title}: {row['runs_per_s']:.1f} runs/s, {row['errors']} errors")
-                named = {"system": system.name, "title": system.title, "has_stores": bool(running.stores)}
-                yield named | row
+            for number in range(1, args.rounds + 1):
+                for system in turns(systems, number):
+                    named = {"system": system.name, "title": system.title, "clients": clients, "round": number}
+                    own = home / f"{system.name}-{clients}-{number}-{os.getpid()}"
+                    own.mkdir()
+                    around = Surroundings(home=own, model_url=model_url, services=found)
+                    try:
+                        # Started anew each time, with empty stores.
+                        with system.start(around) as running:
+                            row = measure.under_load(running, clients, args.seconds, args.warm_up, model_url, model_pid)
+                            row |= {"has_stores": bool(running.stores)}
+                    except Failed as why:
+                        row = {"failed": str(why)}
+                    shutil.rmtree(own)
+                    say(f"{report.where(named)}: {in_short(row)}")
+                    yield named | row
     shutil.rmtree(home)
+
+
+def in_short(row: dict) -> str:
+    if "failed" in row:
+        return f"failed: {row['failed']}"
+    return f"{row['runs_per_s']:.1f} runs/s, {row['errors']} errors, {row['errors_before']} in the warm-up"
 
 
 def machine() -> dict:
@@ -98,26 +106,28 @@ def main() -> int:
     if args.prepare:
         return 1 if absent else 0
     found = services.start()
-    versions = {system.name: system.versions() for system in systems} | {"services": found.versions}
     sitting = {
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
-        "settings": {"seconds": args.seconds, "warm_up": args.warm_up},
-        "versions": versions,
+        "settings": {"seconds": args.seconds, "warm_up": args.warm_up, "rounds": args.rounds},
+        "steadfast": install.built(),
+        "versions": {system.name: system.versions() for system in systems} | {"services": found.versions},
+        "absent": absent,
     }
-    rows = []
+    rows, failed = [], []
     path = args.json or paths.OUT / time.strftime("%Y-%m-%d-%H%M%S.json", time.gmtime())
-    for row in measure_all(args, systems, found, absent):
-        rows.append(row)
-        # Whole after each row: a sitting that is cut short has been of some use.
-        path.write_text(json.dumps(sitting | {"absent": absent, "rows": rows}, indent=1) + "\n")
-    print(report.measured(rows))
-    print()
-    print(report.ratios(rows))
-    for name, why in absent.items():
-        print(f"\n{name} is missing: {why}")
+    for turn in measure_all(args, systems, found):
+        (failed if "failed" in turn else rows).append(turn)
+        # Whole after each turn: a sitting that is cut short has been of some use.
+        path.write_text(json.dumps(sitting | {"failed": failed, "rows": rows}, indent=1) + "\n")
+    # Rounds differ in their order; what is read does not.
+    names = [system.name for system in ALL]
+    print(report.whole(sorted(rows, key=lambda row: (args.c.index(row["clients"]), names.index(row["system"])))))
+    problems = report.problems(rows, failed, absent)
+    for problem in problems:
+        print(f"\n{problem}")
     say(f"written to {path}")
-    return 0 if not absent and all(row["completed"] and not row["errors"] for row in rows) else 1
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -21,6 +21,15 @@ def build() -> None:
     run("the load generator and the peers in Rust", ["cargo", "build", "--release", "--locked"], paths.BENCH)
 
 
+def built() -> dict:
+    """Which Steadfast that was."""
+    commit = answer(["git", "rev-parse", "HEAD"], paths.REPO)
+    changed = answer(["git", "status", "--porcelain"], paths.REPO)
+    digest = hashlib.sha256(paths.STEADFAST.read_bytes()).hexdigest()
+    # Without a repository there is neither.
+    return {"commit": commit or None, "dirty": bool(changed) if commit else None, "binary_sha256": digest}
+
+
 def locked(package: str) -> str:
     """The version of a crate that was built."""
     found = re.search(rf'name = "{package}"\nversion = "([^"]+)"', (paths.BENCH / "Cargo.lock").read_text())

@@ -41,10 +41,11 @@ def under_load(system: Running, clients: int, seconds: float, warm_up: float, mo
         finally:
             load.terminate()
     result = json.loads(told)
-    runs = max(result["completed"], 1)
+    runs = result["completed"]
+    if not runs:
+        raise Failed(f"no run came to a good end within the window; errors: {result['error_kinds']}")
     cpu = {name: (after[name][0] - before[name][0]) * 1000 / runs for name in roots}
     return result | {
-        "clients": clients,
         "cpu_ms_per_run": cpu,
         "rss_mib": {name: after[name][1] for name in roots},
         "system_cpu_ms": sum(cpu[name] for name in system.processes),

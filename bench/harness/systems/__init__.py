@@ -11,3 +11,14 @@ ALL = [
     langgraph.LangGraph,
     bare.Bare,
 ]
+
+
+def turns(systems: list, number: int) -> list:
+    """The order of a round (from 1): as above, the reverse of it, then the same two from elsewhere in the circle.
+
+    A machine that grows faster or slower meanwhile favours nobody over two rounds, and nobody always comes first.
+    """
+    pair, second = divmod(number - 1, 2)
+    start = pair * (len(systems) // 2 + 1) % len(systems)
+    order = systems[start:] + systems[:start]
+    return order[::-1] if second else order

@@ -4,7 +4,11 @@ from contextlib import contextmanager
 
 from .. import install, paths
 from ..procs import Group, free_ports
+from .steadfast import SLOTS
 from .system import LAST_WORD, TASK, Running, Surroundings, System
+
+# As Steadfast's worker gathers text (workers/src/delta.rs).
+GATHER_MS = 8
 
 
 class Bare(System):
@@ -20,7 +24,9 @@ class Bare(System):
     def start(around: Surroundings):
         [port] = free_ports(1)
         with Group(around.home) as group:
-            pid = group.start("bare", [paths.BARE_AGENT, "--port", port, "--model-url", around.model_url])
+            command = [paths.BARE_AGENT, "--port", port, "--model-url", around.model_url]
+            command += ["--gather-ms", GATHER_MS, "--at-once", SLOTS]
+            pid = group.start("bare", command)
             group.ready("bare", f"http://127.0.0.1:{port}/healthz")
             yield Running(
                 url=f"http://127.0.0.1:{port}/runs",

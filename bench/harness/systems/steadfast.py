@@ -42,9 +42,8 @@ def running(port: int, processes: dict[str, int], stores: dict[str, int]) -> Run
 class Steadfast(System):
     @staticmethod
     def versions() -> dict[str, str]:
-        commit = install.answer(["git", "describe", "--always", "--dirty"], paths.REPO)
         return {
-            "steadfast": f"{install.answer([paths.STEADFAST, '--version'])} ({commit}, profile dist)",
+            "steadfast": f"{install.answer([paths.STEADFAST, '--version'])} (profile dist)",
             "rustc": install.answer(["rustc", "--version"]),
         }
 

@@ -20,14 +20,17 @@ pub struct Summary {
     max_ms: Option<f64>,
     timed: usize,
     pieces_per_run: f64,
+    /// Of runs that ended within the window or after it, whenever they were posted.
     errors: usize,
-    /// Each error once, and how often.
+    /// Of runs that ended before it. They spoil no figure, but a system that fails while it warms up is no sound one.
+    errors_before: usize,
+    /// Each error once, and how often: of both.
     error_kinds: BTreeMap<String, usize>,
 }
 
 pub fn of(samples: Vec<Sample>, began: Instant, ended: Instant) -> Summary {
     let window = began..ended;
-    let (mut completed, mut pieces) = (0, 0);
+    let (mut completed, mut pieces, mut errors, mut errors_before) = (0, 0, 0, 0);
     let mut ms = Vec::new();
     let mut error_kinds = BTreeMap::new();
     for sample in samples {
@@ -43,8 +46,13 @@ pub fn of(samples: Vec<Sample>, began: Instant, ended: Instant) -> Summary {
                     ms.push((sample.ended - sample.began).as_secs_f64() * 1e3);
                 }
             }
-            Err(why) if posted_within || ended_within => *error_kinds.entry(why).or_default() += 1,
-            Err(_) => {}
+            Err(why) => {
+                match sample.ended < window.start {
+                    true => errors_before += 1,
+                    false => errors += 1,
+                }
+                *error_kinds.entry(why).or_default() += 1;
+            }
         }
     }
     ms.sort_by(f64::total_cmp);
@@ -59,7 +67,8 @@ pub fn of(samples: Vec<Sample>, began: Instant, ended: Instant) -> Summary {
         max_ms: ms.last().copied(),
         timed: ms.len(),
         pieces_per_run: pieces as f64 / completed.max(1) as f64,
-        errors: error_kinds.values().sum(),
+        errors,
+        errors_before,
         error_kinds,
     }
 }
@@ -76,26 +85,47 @@ mod tests {
 
     use super::*;
 
+    fn sample(start: Instant, began: u64, ended: u64, outcome: Result<usize, &str>) -> Sample {
+        let at = |s| start + Duration::from_secs(s);
+        Sample {
+            began: at(began),
+            ended: at(ended),
+            outcome: outcome.map_err(Into::into),
+        }
+    }
+
     #[test]
     fn rates_are_of_runs_that_end_in_the_window_and_latencies_of_those_posted_in_it() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
-        let sample = |began, ended, outcome: Result<usize, &str>| Sample {
-            began: at(began),
-            ended: at(ended),
-            outcome: outcome.map_err(Into::into),
-        };
+        let sample = |began, ended, outcome| sample(start, began, ended, outcome);
         let samples = vec![
             sample(0, 3, Ok(2)), // posted before it
             sample(3, 4, Ok(2)),
             sample(5, 9, Ok(2)), // ended after it
-            sample(3, 4, Err("500")),
-            sample(0, 1, Err("before it")),
         ];
         let summary = of(samples, at(2), at(6));
-        assert_eq!((summary.completed, summary.timed, summary.errors), (2, 2, 1));
+        assert_eq!((summary.completed, summary.timed, summary.errors), (2, 2, 0));
         assert_eq!((summary.p50_ms, summary.max_ms), (Some(1000.0), Some(4000.0)));
         assert_eq!((summary.runs_per_s, summary.pieces_per_run), (0.5, 2.0));
+    }
+
+    #[test]
+    fn every_error_counts_once_whenever_its_run_was_posted() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let sample = |began, ended| sample(start, began, ended, Err("500"));
+        let samples = vec![
+            sample(0, 1), // in the warm-up
+            sample(0, 3), // posted in it
+            sample(0, 7), // posted in it, ended after the window
+            sample(3, 4),
+            sample(5, 9),
+        ];
+        let summary = of(samples, at(2), at(6));
+        assert_eq!((summary.errors_before, summary.errors), (1, 4));
+        assert_eq!(summary.error_kinds, BTreeMap::from([("500".into(), 5)]));
+        assert_eq!((summary.completed, summary.timed), (0, 0));
     }
 
     #[test]

@@ -1,36 +1,42 @@
-//! The workload and nothing else: two model calls, the tool, the text streamed to the client as it comes (an event for
-//! each piece read). Nothing is kept, so a process that dies takes its runs with it. It is no peer: it is a plain
-//! implementation of the HTTP that every one of them has to do.
+//! The workload and nothing else: two model calls, the tool, the text streamed to the client. Nothing is kept, so a
+//! process that dies takes its runs with it. It is no peer: with text gathered and runs limited as Steadfast does it, it
+//! is the closest thing to a floor for the HTTP of a run that this bench has.
 
-use std::{convert::Infallible, sync::Arc};
+mod pieces;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Json,
     body::{Body, Bytes},
     extract::State,
     response::{IntoResponse, Response},
-    routing::{get, post},
-    serve::ListenerExt,
+    routing::post,
 };
-use chat::Model;
+use chat::{Args, Model, Task};
 use clap::Parser;
 use futures::stream;
-use serde::Deserialize;
 use serde_json::json;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::{Semaphore, mpsc};
+
+use pieces::Pieces;
 
 #[derive(Parser)]
-struct Args {
+struct Options {
+    #[command(flatten)]
+    common: Args,
+    /// Gather text for so long after a piece was sent; without it each piece read is sent as it comes
     #[arg(long)]
-    port: u16,
-    /// An OpenAI-compatible server, up to and with /v1
+    gather_ms: Option<u64>,
+    /// Runs that execute at the same time, at most, while the others wait; without it all do
     #[arg(long)]
-    model_url: String,
+    at_once: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct Task {
-    input: String,
+struct Agent {
+    model: Model,
+    gather: Option<Duration>,
+    slots: Semaphore,
 }
 
 type Client = mpsc::UnboundedSender<Bytes>;
@@ -44,47 +50,53 @@ fn tell(client: &Client, frames: String) {
     let _ = client.send(frames.into());
 }
 
-async fn agent(model: &Model, task: &str, client: &Client) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-    let mut messages = chat::conversation(task);
-    loop {
-        let reply = model
-            .streamed(&messages, |text| tell(client, frame("text", text)))
-            .await?;
-        let calls = chat::tool_calls(&reply);
-        if calls.is_empty() {
-            return Ok(reply["content"].as_str().unwrap_or_default().to_owned());
-        }
-        messages.push(reply);
-        for call in &calls {
-            messages.push(chat::tool_message(call, chat::lookup(call)?));
+impl Agent {
+    async fn run(&self, task: &str, client: &Client) -> Result<String, chat::Error> {
+        let _slot = self.slots.acquire().await?;
+        let mut messages = chat::conversation(task);
+        loop {
+            let pieces = Pieces::new(client, self.gather);
+            let reply = tokio::select! {
+                biased;
+                reply = self.model.streamed(&messages, |text| pieces.push(text)) => reply?,
+                never = pieces.run() => match never {},
+            };
+            pieces.flush();
+            let calls = chat::tool_calls(&reply);
+            if calls.is_empty() {
+                return Ok(reply["content"].as_str().unwrap_or_default().to_owned());
+            }
+            messages.push(reply);
+            for call in &calls {
+                messages.push(chat::tool_message(call, chat::lookup(call)?));
+            }
         }
     }
 }
 
-async fn run(State(model): State<Arc<Model>>, Json(task): Json<Task>) -> Response {
-    let (client, pieces) = mpsc::unbounded_channel();
+async fn run(State(agent): State<Arc<Agent>>, Json(task): Json<Task>) -> Response {
+    let (client, frames) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        match agent(&model, &task.input, &client).await {
+        match agent.run(&task.input, &client).await {
             Ok(output) => tell(&client, frame("completed", &output)),
             Err(error) => tell(&client, frame("failed", &error.to_string())),
         }
     });
-    let pieces = stream::unfold(pieces, |mut pieces| async move {
-        let piece = pieces.recv().await?;
-        Some((Ok::<_, Infallible>(piece), pieces))
+    let frames = stream::unfold(frames, |mut frames| async move {
+        let frame = frames.recv().await?;
+        Some((Ok::<_, Infallible>(frame), frames))
     });
-    ([("content-type", "text/event-stream")], Body::from_stream(pieces)).into_response()
+    ([("content-type", "text/event-stream")], Body::from_stream(frames)).into_response()
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args = Args::parse();
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/runs", post(run))
-        .with_state(Arc::new(Model::new(&args.model_url)?));
-    let listener = TcpListener::bind(("127.0.0.1", args.port)).await?;
-    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
-    axum::serve(listener, router).await?;
+    let options = Options::parse();
+    let agent = Agent {
+        model: Model::new(&options.common.model_url)?,
+        gather: options.gather_ms.map(Duration::from_millis),
+        slots: Semaphore::new(options.at_once.unwrap_or(Semaphore::MAX_PERMITS)),
+    };
+    chat::serve(options.common.port, post(run).with_state(Arc::new(agent))).await?;
     Ok(())
 }

@@ -1,8 +1,42 @@
-//! The model and the tool of the workload, for the peers that are written in Rust.
+//! What the peers that are written in Rust have in common: the model and the tool of the workload, what they are told,
+//! and how those that have no server of their own are reached.
 
+use std::io;
+
+use axum::{
+    Router,
+    routing::{MethodRouter, get},
+    serve::ListenerExt,
+};
+use clap::Parser;
 use reqwest::Client;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+#[derive(Parser)]
+pub struct Args {
+    #[arg(long)]
+    pub port: u16,
+    /// An OpenAI-compatible server, up to and with /v1
+    #[arg(long)]
+    pub model_url: String,
+}
+
+/// What a client posts.
+#[derive(Deserialize)]
+pub struct Task {
+    pub input: String,
+}
+
+/// Takes tasks at `/runs`.
+pub async fn serve(port: u16, runs: MethodRouter) -> io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/runs", runs);
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    axum::serve(listener.tap_io(|socket| drop(socket.set_nodelay(true))), router).await
+}
 
 /// An OpenAI-compatible server.
 pub struct Model {

@@ -3,31 +3,15 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    routing::{get, post},
-    serve::ListenerExt,
-};
-use chat::Model;
+use axum::{Json, extract::State, http::StatusCode, routing::post};
+use chat::{Args, Model, Task};
 use clap::Parser;
 use dbos::{Config, DBOS, WorkflowRef, step};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 /// Twice the default, as many as the Python SDK has.
 const CONNECTIONS_MAX: u32 = 20;
-
-#[derive(Parser)]
-struct Args {
-    #[arg(long)]
-    port: u16,
-    /// An OpenAI-compatible server, up to and with /v1
-    #[arg(long)]
-    model_url: String,
-}
 
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 #[error("{0}")]
@@ -60,11 +44,6 @@ async fn agent(model: Arc<Model>, task: String) -> dbos::Result<String, Failed> 
     }
 }
 
-#[derive(Deserialize)]
-struct Task {
-    input: String,
-}
-
 async fn run(State(agent): State<Agent>, Json(task): Json<Task>) -> Result<Json<Value>, (StatusCode, String)> {
     match agent.run(task.input).await {
         Ok(output) => Ok(Json(json!({ "output": output }))),
@@ -83,12 +62,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let workflow: Agent = dbos.register_workflow("agent", move |task| agent(model.clone(), task))?;
     dbos.launch().await?;
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/runs", post(run))
-        .with_state(workflow);
-    let listener = TcpListener::bind(("127.0.0.1", args.port)).await?;
-    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
-    axum::serve(listener, router).await?;
+    chat::serve(args.port, post(run).with_state(workflow)).await?;
     Ok(())
 }

@@ -1,20 +1,11 @@
 //! The workload as a Restate service: every model call and the tool call are durable steps of one handler.
 
-use chat::Model;
+use chat::{Args, Model};
 use clap::Parser;
 use restate_sdk::prelude::*;
 use serde_json::Value;
 use socket2::SockRef;
 use tokio::net::TcpListener;
-
-#[derive(Parser)]
-struct Args {
-    #[arg(long)]
-    port: u16,
-    /// An OpenAI-compatible server, up to and with /v1
-    #[arg(long)]
-    model_url: String,
-}
 
 struct Agent {
     model: Model,
