@@ -60,7 +60,7 @@ async fn once(options: &Options, program: Option<&'static Path>, clients: u32, f
     level.judge(figures);
     // A build that is fast because it loses runs is not to be compared.
     let mut settled = Figures::default();
-    rig.settle(&mut settled).await;
+    rig.settle(&level.ended(), &mut settled).await;
     figures.faults.append(&mut settled.faults);
     figures.settings.extend(rig.settings.clone());
     Ok(level)
@@ -117,6 +117,7 @@ mod tests {
         Level {
             clients: 1,
             runs: 1,
+            completed: 1,
             errors: 0,
             runs_per_second,
             first_event_ms_p50: None,
@@ -124,6 +125,7 @@ mod tests {
             final_ms_p50: Some(ms),
             final_ms_p99: None,
             processes: vec![],
+            events_behind: 0,
         }
     }
 

@@ -16,6 +16,7 @@ mod posts;
 mod profile;
 mod rig;
 mod scenarios;
+mod settled;
 mod statements;
 mod stats;
 mod stream;

@@ -19,7 +19,9 @@ const ABOUT: &str = "Measures Steadfast: what runs cost, how long they take, and
 
 Each scenario starts a clean system of its own (gateway, worker and projector as processes on a Postgres and a NATS of
 their own, or `steadfast dev`) and a scripted model as a process of its own, warms it up, measures, and ends with
-`steadfast check --settled`. Times are never judged: a scenario fails when something broke or a run was lost.";
+`steadfast check --settled`; then the log must hold exactly the runs that were accepted, each completed, and the model must
+have been asked for all of them. Times are never judged: a scenario fails when something broke, a run was lost or did not
+complete, also while warming up.";
 
 const MORE: &str = "CPU is user and system time of a process and its children, divided by what was done. `cpu ms per run` is the sum over
 all processes but the model. The clients share the machine with what they measure.
