@@ -8,6 +8,7 @@ mod compare;
 mod costs;
 mod figures;
 mod filler;
+mod identity;
 mod level;
 mod machine;
 mod options;
@@ -23,6 +24,7 @@ mod stream;
 
 pub use compare::compare;
 pub use figures::Figures;
+pub use identity::Build;
 pub use machine::{raise_open_files, versions};
 pub use options::Options;
 pub use scenarios::{SCENARIOS, Scenario};
