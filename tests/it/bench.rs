@@ -33,9 +33,11 @@ fn the_bench_measures_a_clean_system_and_loses_nothing() {
     ] {
         assert!(row[name].as_f64().is_some_and(|value| value > 0.0), "{name} in {row}");
     }
-    assert!(
-        report["versions"]["commit"].is_string() && measured["settings"]["worker.slots"] == 128,
-        "{report}"
-    );
+    assert_eq!(measured["settings"]["worker.slots"], 128, "{report}");
+    for name in ["commit", "tree", "program", "program_path"] {
+        assert!(report["versions"][name].is_string(), "{name} in {report}");
+    }
+    let sha256 = report["versions"]["program_sha256"].as_str().unwrap_or_default();
+    assert_eq!(sha256.len(), 64, "{report}");
     assert!(said.contains("runs per second"), "{said}");
 }

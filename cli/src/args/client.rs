@@ -219,7 +219,8 @@ pub enum Eval {
 
 #[derive(Args)]
 #[command(
-    after_help = "Every client posts a task with \"stream\": true, reads the stream to its end, and posts the next.\n\
+    after_help = "Every client posts a task with \"stream\": true, reads the stream to its end, and posts the next. Errors are \
+    all runs\nthat did not complete, also those posted while warming up.\n\
     Limits: the generator shares the machine with what it measures (it costs some 0.1 ms of CPU a run); a closed loop \
     hides the\nwait of clients that would have come meanwhile; --pids reads /proc, so it works on Linux and for local \
     processes only.\n\nExample:\n  steadfast bench --c 1,16,64 --seconds 10 --pids steadfast=$(pgrep -f 'steadfast dev')"

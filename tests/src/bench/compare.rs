@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Figures, Options,
-    figures::{Table, number, text},
-    level::Level,
+    Build, Figures, Options,
+    figures::{Table, count, number, text},
+    level::{self, Level},
     rig::{Rig, Setup},
     stats::{Ratio, mean},
 };
@@ -21,8 +21,14 @@ const MEASURES: [Measure; 4] = [
 ];
 
 /// Measures this build and another one, each on a clean system every time, and who begins changes from pair to pair.
-pub async fn compare(options: &Options, other: &'static Path, pairs: u64) -> Result<Figures> {
+pub async fn compare(options: &Options, this: &Build, other: &Build, pairs: u64) -> Result<Figures> {
     let mut figures = Figures::default();
+    figures.tables.push(builds(this, other));
+    if this.sha256 == other.sha256 {
+        figures.note("both builds are the same program: what differs is chance");
+    }
+    // For as long as the program runs, as the paths of builds are.
+    let program: &'static Path = Box::leak(other.path.clone().into_boxed_path());
     for clients in &options.c {
         let mut levels: Vec<(Level, Level)> = vec![];
         for pair in 0..pairs {
@@ -30,8 +36,19 @@ pub async fn compare(options: &Options, other: &'static Path, pairs: u64) -> Res
             let ours_first = pair.is_multiple_of(2);
             let (mut ours, mut theirs) = (None, None);
             for ours_now in [ours_first, !ours_first] {
-                let program = if ours_now { None } else { Some(other) };
-                let level = once(options, program, *clients, &mut figures).await?;
+                let (name, program) = if ours_now {
+                    ("this", options.program)
+                } else {
+                    ("other", Some(program))
+                };
+                let mut of_one = Figures::default();
+                let level = once(options, program, *clients, &mut of_one).await?;
+                let at = format!("{clients} clients, pair {}, {name} build", pair + 1);
+                let faults = of_one.faults.iter().map(|fault| format!("{at}: {fault}"));
+                figures.faults.extend(faults);
+                let notes = of_one.notes.iter().map(|note| format!("{at}: {note}"));
+                figures.notes.extend(notes);
+                figures.settings.append(&mut of_one.settings);
                 if ours_now {
                     ours = Some(level)
                 } else {
@@ -41,10 +58,8 @@ pub async fn compare(options: &Options, other: &'static Path, pairs: u64) -> Res
             levels.extend(theirs.zip(ours));
         }
         figures.tables.push(table(*clients, &levels));
+        figures.tables.push(each(*clients, &levels));
     }
-    figures
-        .settings
-        .insert("other".into(), other.display().to_string().into());
     figures.settings.insert("pairs".into(), pairs.into());
     figures.settings.insert("seconds".into(), options.seconds.into());
     Ok(figures)
@@ -58,12 +73,45 @@ async fn once(options: &Options, program: Option<&'static Path>, clients: u32, f
     let mut rig = Rig::start(&options, Setup::default()).await?;
     let level = rig.load(clients, options.seconds).await?;
     level.judge(figures);
+    figures.settings = rig.settings.clone();
     // A build that is fast because it loses runs is not to be compared.
-    let mut settled = Figures::default();
-    rig.settle(&mut settled).await;
-    figures.faults.append(&mut settled.faults);
-    figures.settings.extend(rig.settings.clone());
+    rig.settle(&level.ended(), figures).await;
     Ok(level)
+}
+
+/// Which programs they are.
+fn builds(this: &Build, other: &Build) -> Table {
+    let mut table = Table::new("the two builds", ["build", "version", "sha256", "path"]);
+    for (name, build) in [("this", this), ("other", other)] {
+        let path = build.path.display().to_string();
+        table.row([text(name), text(&build.version), text(&build.sha256), text(path)]);
+    }
+    table
+}
+
+/// What the ratios are made of, in the order in which it was measured: who begins changes from pair to pair.
+fn each(clients: u32, levels: &[(Level, Level)]) -> Table {
+    let mut columns = vec!["pair".to_owned(), "build".into()];
+    columns.extend(
+        levels
+            .first()
+            .map(|(other, _)| level::columns(other))
+            .unwrap_or_default(),
+    );
+    let mut table = Table::new(format!("{clients} clients: each measurement, in its order"), columns);
+    for (at, (other, this)) in levels.iter().enumerate() {
+        let (this, other) = (("this", this), ("other", other));
+        let order = if at.is_multiple_of(2) {
+            [this, other]
+        } else {
+            [other, this]
+        };
+        for (name, level) in order {
+            let whose = [count(at + 1), text(name)];
+            table.row(whose.into_iter().chain(level::cells(level)));
+        }
+    }
+    table
 }
 
 /// From pairs of (the other build, this build).
@@ -92,6 +140,8 @@ fn table(clients: u32, levels: &[(Level, Level)]) -> Table {
         let ratio = Ratio::of(&pairs);
         let more_is_better = name == "runs_per_second";
         let verdict = match ratio.is_a_difference() {
+            // A build of which no run ended has no times.
+            _ if !ratio.low.is_finite() => "not measured",
             false => "no difference shown",
             true if (ratio.ratio > 1.0) == more_is_better => "better",
             true => "worse",
@@ -117,6 +167,7 @@ mod tests {
         Level {
             clients: 1,
             runs: 1,
+            completed: 1,
             errors: 0,
             runs_per_second,
             first_event_ms_p50: None,
@@ -124,6 +175,7 @@ mod tests {
             final_ms_p50: Some(ms),
             final_ms_p99: None,
             processes: vec![],
+            events_behind: 0,
         }
     }
 
@@ -144,5 +196,29 @@ mod tests {
         };
         assert!(line("runs_per_second").ends_with("better |"), "{shown}");
         assert!(line("final_ms_p50").contains("no difference shown"), "{shown}");
+        assert!(line("final_ms_p99").contains("not measured"), "{shown}");
+    }
+
+    #[test]
+    fn each_measurement_is_told_in_its_order() {
+        let levels = [
+            (level(100.0, 5.0), level(120.0, 5.0)),
+            (level(50.0, 5.0), level(60.0, 6.0)),
+        ];
+        let shown = each(64, &levels).to_string();
+        let rows: Vec<Vec<&str>> = shown
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .map(|line| line.split('|').map(str::trim).collect())
+            .collect();
+        let at = rows[0].iter().position(|name| *name == "runs per second").unwrap();
+        let told: Vec<[&str; 3]> = rows[2..].iter().map(|row| [row[1], row[2], row[at]]).collect();
+        let expected = [
+            ["1", "this", "120"],
+            ["1", "other", "100"],
+            ["2", "other", "50"],
+            ["2", "this", "60"],
+        ];
+        assert_eq!(told, expected, "{shown}");
     }
 }

@@ -66,8 +66,16 @@ select c.run_id, r.tenant_id, c.session_id, 1, r.agent, r.status, r.version, r.e
        r.input_tokens, r.output_tokens, r.cost_microusd, r.created_at, r.updated_at
 from copies c join runs r on r.run_id = $1 and c.version = r.version";
 
-/// Fills the log up to so many events, or a few more. Answers how many there are.
-pub async fn fill(connection: &mut PgConnection, wanted: u64) -> Result<u64> {
+/// A log that was filled.
+pub struct Filled {
+    /// In the log.
+    pub events: u64,
+    /// Runs that were copied into it.
+    pub copies: u64,
+}
+
+/// Fills the log up to so many events, or a few more.
+pub async fn fill(connection: &mut PgConnection, wanted: u64) -> Result<Filled> {
     let template: Option<(sqlx::types::Uuid, i64)> = sqlx::query_as(TEMPLATE).fetch_optional(&mut *connection).await?;
     let (template, events_each) = template.ok_or("no run has completed that could be copied")?;
     sqlx::query(TABLE).execute(&mut *connection).await?;
@@ -78,6 +86,7 @@ pub async fn fill(connection: &mut PgConnection, wanted: u64) -> Result<u64> {
     let mut next: i64 = sqlx::query_scalar("select count(*) from runs")
         .fetch_one(&mut *connection)
         .await?;
+    let first = next;
     while there < wanted {
         let runs = ((wanted - there) as u64).div_ceil(events_each.unsigned_abs().max(1));
         let runs = i64::try_from(runs)?.min(BATCH);
@@ -92,5 +101,8 @@ pub async fn fill(connection: &mut PgConnection, wanted: u64) -> Result<u64> {
         next += runs;
         there += runs * events_each;
     }
-    Ok(there.unsigned_abs())
+    Ok(Filled {
+        events: there.unsigned_abs(),
+        copies: (next - first).unsigned_abs(),
+    })
 }

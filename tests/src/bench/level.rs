@@ -9,7 +9,8 @@ use super::{
     costs::Watched,
     figures::{Cell, Table, count, number},
     profile,
-    rig::{AGENT, Rig, TASK},
+    rig::{AGENT, CALLS, Rig, TASK},
+    settled::Ended,
     statements,
 };
 use crate::{
@@ -21,6 +22,9 @@ use crate::{
 const BEFORE: Duration = Duration::from_millis(2_500);
 /// For a level that hangs: its runs may each take a minute.
 const GRACE: Duration = Duration::from_secs(150);
+/// Events that the read model furthest behind has not applied.
+pub const BEHIND: &str =
+    "select (select coalesce(max(position), 0) from events) - coalesce(min(seq), 0) from projection_checkpoints";
 /// Kept only in a build with this feature.
 const ALLOCATIONS: [&str; 2] = ["steadfast_allocations_total", "steadfast_allocated_bytes_total"];
 
@@ -28,7 +32,10 @@ const ALLOCATIONS: [&str; 2] = ["steadfast_allocations_total", "steadfast_alloca
 #[derive(Debug, Clone, Deserialize)]
 pub struct Level {
     pub clients: u32,
+    /// Ended in the measured time.
     pub runs: u64,
+    /// Ended at all, while warming up too.
+    pub completed: u64,
     pub errors: u64,
     pub runs_per_second: f64,
     pub first_event_ms_p50: Option<f64>,
@@ -36,6 +43,9 @@ pub struct Level {
     pub final_ms_p50: Option<f64>,
     pub final_ms_p99: Option<f64>,
     pub processes: Vec<Cost>,
+    /// What read models still had to apply when the last client was through: cost that is in no figure.
+    #[serde(skip)]
+    pub events_behind: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -55,6 +65,11 @@ impl Level {
         self.processes.iter().filter(|cost| cost.name != "model")
     }
 
+    /// Of [`AGENT`], with the one that `steadfast bench` tries before it begins.
+    pub fn ended(&self) -> Ended {
+        Ended::completed(self.completed + 1, CALLS)
+    }
+
     /// Errors and runs that did not end are faults.
     pub fn judge(&self, figures: &mut Figures) {
         let Self {
@@ -70,33 +85,44 @@ impl Level {
 
 /// All levels as a table.
 pub fn table(title: &str, levels: &[Level]) -> Table {
-    let latencies = ["first_ms_p50", "first_ms_p99", "final_ms_p50", "final_ms_p99"];
-    let mut columns: Vec<String> = ["clients", "runs", "errors", "runs_per_second"]
-        .map(String::from)
-        .into();
-    columns.extend(latencies.map(String::from));
-    columns.push("cpu_ms_per_run".into());
-    let processes: Vec<&Cost> = levels
-        .first()
-        .map(|level| level.processes.iter().collect())
-        .unwrap_or_default();
-    columns.extend(processes.iter().map(|cost| format!("{}_cpu_ms", cost.name)));
-    columns.extend(processes.iter().map(|cost| format!("{}_mib", cost.name)));
-    let mut table = Table::new(title, columns);
-    for level in levels {
-        let ms = |ms: Option<f64>| number(ms.unwrap_or(f64::NAN), 1);
-        let mut cells: Vec<Cell> = vec![count(level.clients), count(level.runs), count(level.errors)];
-        cells.push(number(level.runs_per_second, 0));
-        cells.push(ms(level.first_event_ms_p50));
-        cells.push(ms(level.first_event_ms_p99));
-        cells.push(ms(level.final_ms_p50));
-        cells.push(ms(level.final_ms_p99));
-        cells.push(number(level.cpu_ms_per_run(), 3));
-        cells.extend(level.processes.iter().map(|cost| number(cost.cpu_ms_per_run, 3)));
-        cells.extend(level.processes.iter().map(|cost| number(cost.resident_mib, 0)));
-        table.row(cells);
-    }
+    let mut table = Table::new(title, levels.first().map(columns).unwrap_or_default());
+    levels.iter().for_each(|level| table.row(cells(level)));
     table
+}
+
+/// What [`cells`] are, in a system of the same processes.
+pub fn columns(level: &Level) -> Vec<String> {
+    let measures = [
+        "clients",
+        "runs",
+        "errors",
+        "runs_per_second",
+        "first_event_ms_p50",
+        "first_event_ms_p99",
+        "final_ms_p50",
+        "final_ms_p99",
+        "cpu_ms_per_run",
+        "events_behind",
+    ];
+    let mut columns: Vec<String> = measures.map(String::from).into();
+    columns.extend(level.processes.iter().map(|cost| format!("{}_cpu_ms", cost.name)));
+    columns.extend(level.processes.iter().map(|cost| format!("{}_mib", cost.name)));
+    columns
+}
+
+pub fn cells(level: &Level) -> Vec<Cell> {
+    let ms = |ms: Option<f64>| number(ms.unwrap_or(f64::NAN), 1);
+    let mut cells: Vec<Cell> = vec![count(level.clients), count(level.runs), count(level.errors)];
+    cells.push(number(level.runs_per_second, 0));
+    cells.push(ms(level.first_event_ms_p50));
+    cells.push(ms(level.first_event_ms_p99));
+    cells.push(ms(level.final_ms_p50));
+    cells.push(ms(level.final_ms_p99));
+    cells.push(number(level.cpu_ms_per_run(), 3));
+    cells.push(count(level.events_behind));
+    cells.extend(level.processes.iter().map(|cost| number(cost.cpu_ms_per_run, 3)));
+    cells.extend(level.processes.iter().map(|cost| number(cost.resident_mib, 0)));
+    cells
 }
 
 impl Rig {
@@ -134,9 +160,10 @@ impl Rig {
             let said = String::from_utf8_lossy(&output.stderr);
             format!("{clients} clients: `steadfast bench` gave no figures ({error}): {said}")
         })?;
-        rows.into_iter()
-            .next()
-            .ok_or_else(|| "`steadfast bench` gave no row".into())
+        let behind: Vec<(i64,)> = self.rows(BEHIND).await?;
+        let mut level = rows.into_iter().next().ok_or("`steadfast bench` gave no row")?;
+        level.events_behind = behind.first().map_or(0, |(events,)| (*events).max(0).unsigned_abs());
+        Ok(level)
     }
 
     /// As [`Rig::load`], with what was ordered beside the figures: a flame graph, statements, allocations.
@@ -146,7 +173,7 @@ impl Rig {
             false => None,
         };
         let before = self.allocations().await;
-        let ended_before = self.ended().await.unwrap_or_default();
+        let completed_before = self.completed().await.unwrap_or_default();
         let level = match &options.profile {
             None => self.load(clients, options.seconds).await?,
             Some(name) => {
@@ -174,22 +201,22 @@ impl Rig {
             ));
         }
         if let Some(statements) = statements {
-            let runs = self.ended().await.unwrap_or_default() - ended_before;
+            let runs = self.completed().await.unwrap_or_default() - completed_before;
             figures.tables.push(statements.end(clients, runs).await?);
         }
         Ok(level)
     }
 
-    /// Runs that ended in this system so far, as whoever executes them counts.
-    pub async fn ended(&self) -> Option<f64> {
+    /// Runs that completed in this system so far, as whoever executes them counts.
+    pub async fn completed(&self) -> Option<f64> {
         let executes = self.stack.workers.first().or(self.stack.gateways.first())?;
-        executes.metric("steadfast_runs_total", "").await
+        executes.metric("steadfast_runs_total", "status=\"completed\"").await
     }
 
     /// What each process allocated so far, and the runs it did that for. Of builds that count.
     async fn allocations(&self) -> Vec<(String, f64, [f64; 2])> {
         let (stack, mut found) = (&self.stack, vec![]);
-        let runs = self.ended().await.unwrap_or_default();
+        let runs = self.completed().await.unwrap_or_default();
         let roles = stack.gateways.iter().chain(&stack.workers).chain(&stack.projectors);
         for role in roles {
             if let Some(counts) = counts(role).await {
@@ -226,7 +253,7 @@ mod tests {
     fn level() -> Level {
         let cost = |name, cpu| json!({"name": name, "cpu_ms_per_run": cpu, "resident_mib": 20.0});
         let row = json!({
-            "clients": 16, "runs": 100, "errors": 0, "runs_per_second": 50.0, "first_event_ms_p50": 1.0,
+            "clients": 16, "runs": 100, "completed": 120, "errors": 0, "runs_per_second": 50.0, "first_event_ms_p50": 1.0,
             "first_event_ms_p99": 2.0, "final_ms_p50": 3.0, "final_ms_p99": null,
             "processes": [cost("gateway", 0.5), cost("worker", 1.0), cost("model", 9.0)],
         });
@@ -238,6 +265,11 @@ mod tests {
         assert_eq!(level().cpu_ms_per_run(), 1.5);
         let shown = table("", &[level()]).to_string();
         assert!(shown.contains("model cpu ms") && shown.contains("1.500"), "{shown}");
+    }
+
+    #[test]
+    fn the_log_must_hold_every_run_that_was_seen_to_complete() {
+        assert_eq!(level().ended(), Ended::completed(121, CALLS));
     }
 
     #[test]

@@ -5,17 +5,25 @@ use std::{fs, path::Path, process::Command};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Map, Value};
 
-use super::Options;
+use super::{Build, Options};
 use crate::{PrivateNats, PrivatePostgres, Result, system::Mode};
 
 /// Versions and the machine, for the head of every report.
-pub async fn versions(options: &Options) -> Map<String, Value> {
+pub async fn versions(options: &Options, program: &Build) -> Map<String, Value> {
     let mut found = Map::new();
     let mut add = |name: &str, value: Option<String>| {
         found.insert(name.into(), value.unwrap_or_else(|| "unknown".into()).into());
     };
-    add("commit", commit());
-    add("program", said(options.program(), &["--version"]));
+    add("program", Some(program.version.clone()));
+    add("program_path", Some(program.path.display().to_string()));
+    add("program_sha256", Some(program.sha256.clone()));
+    // Where the sources are now: the program may have been built before.
+    add("commit", git(&["rev-parse", "HEAD"]));
+    let changed = git(&["status", "--porcelain"]).map(|files| !files.is_empty());
+    add(
+        "tree",
+        changed.map(|changed| if changed { "changed" } else { "clean" }.into()),
+    );
     add("rustc", said("rustc", &["--version"]));
     if options.mode == Mode::Distributed {
         let postgres = PrivatePostgres::programs().await.ok();
@@ -34,23 +42,19 @@ pub async fn versions(options: &Options) -> Map<String, Value> {
         "memory",
         read("/proc/meminfo").and_then(|text| field(&text, "MemTotal")),
     );
+    // Of the last minute, before the first scenario: others who use the machine are in every figure.
+    add("load_average", read("/proc/loadavg").and_then(|text| first_word(&text)));
     add("open_files_max", open_files().map(|(soft, _)| soft.to_string()));
     add("unix_time", Some(crate::since_epoch().as_secs().to_string()));
     found
 }
 
-/// The commit this program was built from, and whether files differ from it.
-fn commit() -> Option<String> {
+fn git(args: &[&str]) -> Option<String> {
     let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let hash = said("git", &["-C", repository, "rev-parse", "--short", "HEAD"])?;
-    let changed = said("git", &["-C", repository, "status", "--porcelain"]);
-    Some(match changed {
-        Some(files) if !files.is_empty() => format!("{hash} with changes"),
-        _ => hash,
-    })
+    said("git", &[&["-C", repository], args].concat())
 }
 
-fn said(program: impl AsRef<Path>, args: &[&str]) -> Option<String> {
+pub fn said(program: impl AsRef<Path>, args: &[&str]) -> Option<String> {
     let output = Command::new(program.as_ref()).args(args).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     output.status.success().then_some(text)
@@ -64,6 +68,10 @@ fn read(path: &str) -> Option<String> {
 fn field(text: &str, name: &str) -> Option<String> {
     let line = text.lines().find(|line| line.starts_with(name))?;
     Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn first_word(text: &str) -> Option<String> {
+    text.split_whitespace().next().map(Into::into)
 }
 
 fn open_files() -> Option<(u64, u64)> {

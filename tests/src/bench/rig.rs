@@ -3,8 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde_json::{Map, Value};
+use sqlx::{Connection, FromRow, PgConnection, SqliteConnection, postgres::PgRow, sqlite::SqliteRow};
 
-use super::{Figures, Options, costs::Watched};
+use super::{Figures, Options, costs::Watched, settled::Ended};
 use crate::{
     Proc, Result, free_port,
     system::{Layout, Mode, Role, Stack, program_beside},
@@ -17,6 +18,8 @@ pub const AGENT: &str = "bench";
 pub const TALKER: &str = "talker";
 /// Of one run of [`AGENT`]; what it says does not matter, how long it is does.
 pub const TASK: &str = "look something up";
+/// Of the model, that a run of [`AGENT`] with [`TASK`] takes: one asks for the tool, one answers.
+pub const CALLS: u64 = 2;
 
 /// Runs of a worker at the same time, at the least: as many as keep two cores busy with a model that answers at once. More
 /// would only wait for each other: at 1,024 clients as many slots cost 1.3 times the CPU. Who finds none waits in the line.
@@ -162,20 +165,57 @@ impl Rig {
             .ok_or_else(|| "this needs Postgres: leave --mode embedded out".into())
     }
 
-    /// Nothing was lost: the operator's check over the whole database, and every run has ended.
-    pub async fn settle(&mut self, figures: &mut Figures) {
+    /// What its database answers, in either mode.
+    pub async fn rows<R>(&self, query: &'static str) -> Result<Vec<R>>
+    where
+        R: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
+    {
+        if self.stack.mode == Mode::Distributed {
+            let mut connection = PgConnection::connect(&self.database()?).await?;
+            return Ok(sqlx::query_as(query).fetch_all(&mut connection).await?);
+        }
+        let file = self.stack.file("data").join("steadfast.db");
+        let mut connection = SqliteConnection::connect(&format!("sqlite://{}?mode=ro", file.display())).await?;
+        Ok(sqlx::query_as(query).fetch_all(&mut connection).await?)
+    }
+
+    /// Nothing was lost: the operator's check over the whole database, every run has ended, and all of them as they had to.
+    pub async fn settle(&mut self, ended: &Ended, figures: &mut Figures) {
         let report = self.stack.check_within(CHECK_MAX).await;
         let number = |name: &str| report[name].as_u64().unwrap_or_default();
         let (runs, open, events) = (number("runs"), number("open_runs"), number("events"));
-        if report["ok"] == true && open == 0 {
+        let mut faults = vec![];
+        if report["ok"] != true || open > 0 {
+            faults.push(format!("`steadfast check --settled`: {open} runs open: {report}"));
+        }
+        match self.found().await {
+            Ok(found) => {
+                faults.extend(ended.faults(&found));
+                let again = ended.calls_again(&found);
+                if again > 0 {
+                    figures.note(format!("the model was asked {again} times more than these runs take"));
+                }
+            }
+            Err(error) => faults.push(format!("the runs in the log were not counted: {error}")),
+        }
+        if faults.is_empty() {
             figures.note(format!(
-                "`steadfast check --settled`: {runs} runs and {events} events, every promise kept, none open"
+                "`steadfast check --settled`: {runs} runs and {events} events, every promise kept, none open; each ended \
+                 as it had to"
             ));
         } else {
             let kept = self.stack.keep().display().to_string();
-            figures.fault(format!("`steadfast check --settled`: {open} runs open: {report}"));
+            faults.into_iter().for_each(|fault| figures.fault(fault));
             figures.note(format!("logs and data are kept in {kept}"));
         }
+    }
+
+    /// Requests to the model so far.
+    pub async fn calls(&self) -> Result<u64> {
+        let url = format!("{}/stats", self.model.url.trim_end_matches("/v1"));
+        let stats: Value = serde_json::from_str(&crate::http().get(url).send().await?.text().await?)?;
+        let requests = stats["requests"].as_u64();
+        requests.ok_or_else(|| format!("the model does not say how often it was asked: {stats}").into())
     }
 }
 

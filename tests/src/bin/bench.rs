@@ -1,17 +1,13 @@
 //! The bench as a program: clean systems of real processes, a table for people and JSON for programs.
 
-use std::{
-    panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use futures::FutureExt;
 use serde_json::{Map, Value, json};
 use steadfast_tests::{
     Result,
-    bench::{Figures, Options, SCENARIOS, Scenario, compare, preconditions, raise_open_files, versions},
+    bench::{Build, Figures, Options, SCENARIOS, Scenario, compare, preconditions, raise_open_files, versions},
     system::{Mode, counting_allocations},
 };
 
@@ -19,7 +15,9 @@ const ABOUT: &str = "Measures Steadfast: what runs cost, how long they take, and
 
 Each scenario starts a clean system of its own (gateway, worker and projector as processes on a Postgres and a NATS of
 their own, or `steadfast dev`) and a scripted model as a process of its own, warms it up, measures, and ends with
-`steadfast check --settled`. Times are never judged: a scenario fails when something broke or a run was lost.";
+`steadfast check --settled`; then the log must hold exactly the runs that were accepted, each completed (cancelled, in
+idle-streams), and the model must have been asked for all of them. Times are never judged: a scenario fails when something
+broke, a run was lost or did not complete, also while warming up, or the program was built anew meanwhile.";
 
 const MORE: &str = "CPU is user and system time of a process and its children, divided by what was done. `cpu ms per run` is the sum over
 all processes but the model. The clients share the machine with what they measure.
@@ -86,7 +84,8 @@ struct Args {
     /// Say what each process allocates at each level of agent-run; builds `steadfast` with a counting allocator
     #[arg(long)]
     allocations: bool,
-    /// Measure agent-run with this build and with another `steadfast`, in turn
+    /// Measure agent-run with this build and with another `steadfast`, in turn; both are named by version and SHA-256, and
+    /// each one's figures of each pair are told beside the ratios
     #[arg(long, value_name = "BINARY", conflicts_with_all = ["scenario", "profile", "statements", "allocations"])]
     compare: Option<PathBuf>,
     /// How often --compare measures both
@@ -146,25 +145,26 @@ async fn measure(args: Args) -> Result<bool> {
     let options = options(&args)?;
     raise_open_files()?;
     preconditions(&options).await?;
+    let program = Build::of(options.program())?;
+    let other = args.compare.as_deref().map(Build::of).transpose()?;
     // What breaks off says why in the report; where in the code is of no use to whoever reads it.
     std::panic::set_hook(Box::new(|_| {}));
-    let versions = versions(&options).await;
+    let versions = versions(&options, &program).await;
     let mut all = Map::new();
     let mut ok = true;
     let mut drawn = vec![];
     let mut add = |name: &str, mut figures: Figures| {
+        for build in [Some(&program), other.as_ref()].into_iter().flatten() {
+            let changed = format!("{} was changed while it was measured", build.path.display());
+            figures.require(build.is_still_there(), changed);
+        }
         println!("\n## {name}\n{figures}");
         drawn.append(&mut figures.plots);
         ok &= figures.ok();
         all.insert(name.into(), figures.json());
     };
-    if let Some(other) = &args.compare {
-        let other = other
-            .canonicalize()
-            .map_err(|error| format!("{}: {error}", other.display()))?;
-        // For as long as the program runs, as the paths of builds are.
-        let other: &'static Path = Box::leak(other.into_boxed_path());
-        add("compare", guarded(compare(&options, other, args.pairs)).await);
+    if let Some(other) = &other {
+        add("compare", guarded(compare(&options, &program, other, args.pairs)).await);
     } else {
         for scenario in scenarios {
             println!("{}: {}", scenario.name, scenario.about);

@@ -1,6 +1,7 @@
 //! The closed loop: each client posts a task, reads the stream to its end, and posts the next.
 
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -50,12 +51,22 @@ struct Sample {
 pub struct Level {
     pub clients: u32,
     pub window: Duration,
+    pub seen: Seen,
+    /// Name, CPU time in the window, and the most memory seen in it.
+    pub costs: Vec<(String, Duration, u64)>,
+}
+
+/// What the clients saw come of their runs.
+#[derive(Debug, PartialEq)]
+pub struct Seen {
+    /// Of those posted in the window. They are waited for when it closes: without them the slowest would not count.
     pub first_ms: Vec<f64>,
     pub final_ms: Vec<f64>,
     pub completed_in_window: usize,
+    /// All of them, posted in the window or while warming up: the log must hold as many.
+    pub completed: usize,
+    /// Likewise: a system that fails while it warms up is not measured on what is left.
     pub errors: usize,
-    /// Name, CPU time in the window, and the most memory seen in it.
-    pub costs: Vec<(String, Duration, u64)>,
 }
 
 impl Target {
@@ -140,30 +151,28 @@ pub async fn run(
         .zip(cpu_before)
         .map(|(after, before)| after.saturating_sub(before));
     let names = processes.iter().map(|process| process.name.clone());
-    let good = || samples.iter().filter(|sample| sample.completed);
     Ok(Level {
         clients,
         window: ended - began,
-        // Runs under way when the window closed are waited for: without them the slowest would not count.
-        first_ms: good()
-            .filter(|sample| sample.counted)
-            .map(|sample| sample.first_ms)
-            .collect(),
-        final_ms: good()
-            .filter(|sample| sample.counted)
-            .map(|sample| sample.final_ms)
-            .collect(),
-        completed_in_window: good().filter(|sample| (began..ended).contains(&sample.ended)).count(),
-        errors: samples
-            .iter()
-            .filter(|sample| sample.counted && !sample.completed)
-            .count(),
+        seen: seen(&samples, &(began..ended)),
         costs: names
             .zip(cpu)
             .zip(resident)
             .map(|((name, cpu), resident)| (name, cpu, resident))
             .collect(),
     })
+}
+
+fn seen(samples: &[Sample], window: &Range<Instant>) -> Seen {
+    let good = || samples.iter().filter(|sample| sample.completed);
+    let timed = || good().filter(|sample| sample.counted);
+    Seen {
+        first_ms: timed().map(|sample| sample.first_ms).collect(),
+        final_ms: timed().map(|sample| sample.final_ms).collect(),
+        completed_in_window: good().filter(|sample| window.contains(&sample.ended)).count(),
+        completed: good().count(),
+        errors: samples.len() - good().count(),
+    }
 }
 
 async fn client(target: Arc<Target>, measuring: Arc<AtomicBool>, stop: Arc<AtomicBool>) -> Vec<Sample> {
@@ -186,4 +195,40 @@ async fn client(target: Arc<Target>, measuring: Arc<AtomicBool>, stop: Arc<Atomi
         }
     }
     samples
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_of_runs_that_end_in_the_window_latencies_of_those_posted_in_it_and_errors_of_all() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let window = at(2)..at(6);
+        let sample = |began, ended, completed| Sample {
+            ended: at(ended),
+            first_ms: 1.0,
+            final_ms: (ended - began) as f64 * 1e3,
+            completed,
+            counted: began >= 2,
+        };
+        let samples = [
+            sample(0, 1, true),
+            sample(0, 1, false), // failed while warming up
+            sample(1, 3, false), // posted then, failed in the window
+            sample(1, 4, true),
+            sample(3, 5, true),
+            sample(5, 9, true),
+            sample(5, 9, false),
+        ];
+        let expected = Seen {
+            first_ms: vec![1.0, 1.0],
+            final_ms: vec![2000.0, 4000.0],
+            completed_in_window: 2,
+            completed: 4,
+            errors: 3,
+        };
+        assert_eq!(seen(&samples, &window), expected);
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
     error::Failure,
     output::{self, note, table},
 };
-use load::{Level, Target};
+use load::{Level, Seen, Target};
 use procs::Process;
 
 /// Connections, caches and read models settle before anything counts.
@@ -30,7 +30,11 @@ const WARM_UP: Duration = Duration::from_secs(2);
 #[derive(Debug, Serialize)]
 struct Row {
     clients: u32,
+    /// Ended in the measured time.
     runs: usize,
+    /// Ended at all, before and after it too.
+    completed: usize,
+    /// Whenever they were posted.
     errors: usize,
     runs_per_second: f64,
     first_event_ms_p50: f64,
@@ -109,12 +113,16 @@ fn row(level: Level) -> Row {
     let Level {
         clients,
         window,
+        seen,
+        costs,
+    } = level;
+    let Seen {
         mut first_ms,
         mut final_ms,
         completed_in_window,
+        completed,
         errors,
-        costs,
-    } = level;
+    } = seen;
     first_ms.sort_by(f64::total_cmp);
     final_ms.sort_by(f64::total_cmp);
     let runs = completed_in_window.max(1) as f64;
@@ -126,6 +134,7 @@ fn row(level: Level) -> Row {
     Row {
         clients,
         runs: completed_in_window,
+        completed,
         errors,
         runs_per_second: completed_in_window as f64 / window.as_secs_f64(),
         first_event_ms_p50: percentile(&first_ms, 50),

@@ -13,7 +13,9 @@ use crate::{
         costs::Reading,
         figures::{Table, count, number, text},
         filler,
+        level::BEHIND,
         rig::{Rig, Setup},
+        settled::Ended,
     },
 };
 
@@ -35,18 +37,19 @@ async fn measure(options: &Options) -> Result<Figures> {
     let events = SCENARIO.size(options);
     let mut rig = Rig::start(options, Setup::default()).await?;
     // A real run, to be copied.
-    rig.load(1, 1).await?.judge(&mut figures);
+    let level = rig.load(1, 1).await?;
+    level.judge(&mut figures);
     let projector = &mut rig.stack.projectors[0];
     projector.sigterm();
     projector.wait_exit(Duration::from_secs(30)).await;
     println!("catch-up: filling the log up to {events} events");
     let mut connection = PgConnection::connect(&rig.database()?).await?;
-    filler::fill(&mut connection, events).await?;
+    let filled = filler::fill(&mut connection, events).await?;
     let behind = behind_of(&mut connection).await?;
 
     println!("catch-up: a projector follows");
+    // Measured from here: it applies events long before it says that it is ready.
     rig.stack.projectors[0].launch();
-    rig.stack.projectors[0].ready().await;
     let table = follow(&rig, behind, &mut connection, &mut figures).await?;
     figures.tables.push(table);
 
@@ -72,7 +75,9 @@ async fn measure(options: &Options) -> Result<Figures> {
     figures.note(
         "the events are copies of one run of two model calls and a tool call, each with ids and hashes of its own",
     );
-    rig.settle(&mut figures).await;
+    // Nobody executes a copy.
+    let ended = level.ended() + Ended::completed(filled.copies, 0);
+    rig.settle(&ended, &mut figures).await;
     Ok(figures)
 }
 
@@ -124,7 +129,7 @@ async fn follow(rig: &Rig, behind: u64, connection: &mut PgConnection, figures: 
                 "the projector stands still {} events before the end",
                 behind_of(connection).await?
             ));
-            break;
+            return Ok(table);
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
@@ -146,11 +151,7 @@ async fn applied(rig: &Rig) -> u64 {
 
 /// Events that the read model furthest behind has not applied.
 pub async fn behind_of(connection: &mut PgConnection) -> Result<u64> {
-    let behind: i64 = sqlx::query_scalar(
-        "select (select coalesce(max(position), 0) from events) - coalesce(min(seq), 0) from projection_checkpoints",
-    )
-    .fetch_one(connection)
-    .await?;
+    let behind: i64 = sqlx::query_scalar(BEHIND).fetch_one(connection).await?;
     Ok(behind.max(0).unsigned_abs())
 }
 

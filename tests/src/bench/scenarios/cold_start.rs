@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -14,15 +15,17 @@ use crate::{
     bench::{
         Figures, Options,
         figures::{Table, count, number, text},
-        rig::{Rig, Setup},
+        rig::{AGENT, CALLS, Rig, Setup, TASK},
+        settled::Ended,
         stats::{median, percentile},
+        stream::EventStream,
     },
     system::{Mode, Role},
 };
 
 pub const SCENARIO: Scenario = Scenario {
     name: "cold-start",
-    about: "from the start of `steadfast dev` and of each role to a /readyz that says yes",
+    about: "from the start of `steadfast dev` and of each role to a /readyz that says yes; a run after the last of each",
     size: Some(("starts of each", 20, 100)),
     distributed_only: false,
     measure: |options| measure(options).boxed_local(),
@@ -30,6 +33,7 @@ pub const SCENARIO: Scenario = Scenario {
 
 const READY_MAX: Duration = Duration::from_secs(30);
 const END_MAX: Duration = Duration::from_secs(30);
+const RUN_MAX: Duration = Duration::from_secs(30);
 /// Between two looks: what this adds to a figure.
 const POLL: Duration = Duration::from_millis(1);
 
@@ -46,6 +50,7 @@ async fn measure(options: &Options) -> Result<Figures> {
             ..options.clone()
         };
         let mut rig = Rig::start(&options, Setup::default()).await?;
+        let (address, mut ended) = (rig.address(), Ended::default());
         for role in rig.stack.roles() {
             let mut took = vec![];
             for _ in 0..starts {
@@ -58,7 +63,15 @@ async fn measure(options: &Options) -> Result<Figures> {
                 number(percentile(&took, 99.0), 1),
                 number(took.first().copied().unwrap_or(f64::NAN), 1),
             ]);
+            // Who says that it is ready, takes work.
+            let end = run(&address).await?;
+            figures.require(
+                end == "run.completed",
+                format!("after the last start of {} a run ended with {end:?}", role.name),
+            );
+            ended += Ended::completed(1, CALLS);
         }
+        rig.settle(&ended, &mut figures).await;
     }
     figures.tables.push(table);
     figures.note("the program is in the page cache from the second start on");
@@ -81,6 +94,15 @@ async fn start(role: &mut Role) -> Result<f64> {
         tokio::time::sleep(POLL).await;
     }
     Ok(began.elapsed().as_secs_f64() * 1e3)
+}
+
+/// One run, to its end. Answers its last event.
+async fn run(address: &str) -> Result<String> {
+    let task = json!({"agent": AGENT, "input": TASK, "stream": true});
+    let run = async { EventStream::post(address, &task).await?.end().await };
+    tokio::time::timeout(RUN_MAX, run)
+        .await
+        .map_err(|_| format!("a run did not end within {RUN_MAX:?}"))?
 }
 
 /// A connection each time: nobody listens there at first.

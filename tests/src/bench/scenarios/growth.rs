@@ -13,6 +13,7 @@ use crate::{
         figures::{Cell, Table, count, number},
         filler,
         rig::{Rig, Setup},
+        settled::Ended,
     },
 };
 
@@ -37,16 +38,20 @@ async fn measure(options: &Options) -> Result<Figures> {
     let mut rig = Rig::start(options, Setup::default()).await?;
     let mut connection = PgConnection::connect(&rig.database()?).await?;
     // A real run, to be copied.
-    rig.load(1, 1).await?.judge(&mut figures);
+    let level = rig.load(1, 1).await?;
+    level.judge(&mut figures);
+    let mut ended = level.ended();
     let (mut table, mut points, mut wanted) = (None, vec![], FIRST.min(last));
     loop {
         println!("growth: {wanted} events");
-        let events = filler::fill(&mut connection, wanted).await?;
+        let filled = filler::fill(&mut connection, wanted).await?;
         followed(&mut connection).await?;
         // What a server that has grown so far has long done by itself.
         sqlx::query("vacuum analyze").execute(&mut connection).await?;
         let level = rig.load(CLIENTS, options.seconds).await?;
         level.judge(&mut figures);
+        // Nobody executes a copy.
+        ended += level.ended() + Ended::completed(filled.copies, 0);
         let table = table.get_or_insert_with(|| {
             let columns = [
                 "events",
@@ -64,14 +69,14 @@ async fn measure(options: &Options) -> Result<Figures> {
                 columns.chain(processes).chain(sizes),
             )
         });
-        let mut cells: Vec<Cell> = vec![count(events), number(level.runs_per_second, 0)];
+        let mut cells: Vec<Cell> = vec![count(filled.events), number(level.runs_per_second, 0)];
         cells.push(number(level.final_ms_p50.unwrap_or(f64::NAN), 1));
         cells.push(number(level.final_ms_p99.unwrap_or(f64::NAN), 1));
         cells.push(number(level.cpu_ms_per_run(), 3));
         cells.extend(level.processes.iter().map(|cost| number(cost.cpu_ms_per_run, 3)));
         cells.extend(sizes(&mut connection).await?);
         table.row(cells);
-        points.push((events as f64, level.cpu_ms_per_run()));
+        points.push((filled.events as f64, level.cpu_ms_per_run()));
         if wanted >= last {
             break;
         }
@@ -91,7 +96,7 @@ async fn measure(options: &Options) -> Result<Figures> {
     figures.note("the log is filled with copies of one run, read models follow, and vacuum has run before each level");
     figures.settings = rig.settings.clone();
     figures.settings.insert("seconds".into(), options.seconds.into());
-    rig.settle(&mut figures).await;
+    rig.settle(&ended, &mut figures).await;
     Ok(figures)
 }
 

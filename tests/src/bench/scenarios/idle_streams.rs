@@ -16,6 +16,7 @@ use crate::{
         machine::raise_open_files,
         posts,
         rig::{AGENT, Rig, Setup},
+        settled::Ended,
         stream::EventStream,
     },
 };
@@ -37,6 +38,8 @@ const OTHER_FILES: u64 = 500;
 /// Until what was only needed to open the streams is given back.
 const REST: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(15);
+/// Of the model, until a run waits for its client.
+const CALLS_BEFORE: u64 = 1;
 /// For the runs to end once they are told to.
 const END_MAX: Duration = Duration::from_secs(120);
 
@@ -118,7 +121,7 @@ async fn measure(options: &Options) -> Result<Figures> {
         format!("of {streams} streams {told} saw their run cancelled and then ended"),
     );
     figures.settings = rig.settings.clone();
-    rig.settle(&mut figures).await;
+    rig.settle(&Ended::cancelled(streams, CALLS_BEFORE), &mut figures).await;
     Ok(figures)
 }
 

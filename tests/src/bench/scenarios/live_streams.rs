@@ -20,9 +20,10 @@ use crate::{
         costs::Reading,
         figures::{Table, count, number},
         rig::{Rig, Setup, TALKER},
+        settled::Ended,
         stream::EventStream,
     },
-    system::DELTA,
+    system::{DELTA, RESET},
 };
 
 pub const SCENARIO: Scenario = Scenario {
@@ -39,6 +40,8 @@ const WORDS_PER_SECOND: u64 = 50;
 const TOKEN_MS: u64 = 19;
 /// Shares of the streams, one after the other, to see how the cost grows.
 const SHARES: [u64; 3] = [4, 2, 1];
+/// Of the model, for each run.
+const CALLS_EACH: u64 = 1;
 /// For all streams to be under way.
 const RAMP_MAX: Duration = Duration::from_secs(60);
 /// Words beyond those of the measured time: for the ramp before it.
@@ -56,13 +59,14 @@ async fn measure(options: &Options) -> Result<Figures> {
     };
     let mut rig = Rig::start(options, setup).await?;
     let watched = rig.watched();
+    let (words_each, mut ended) = ((options.seconds + RAMP_SECONDS) * WORDS_PER_SECOND, Ended::default());
     for share in SHARES {
         let streams = (most / share).max(1);
         println!("live-streams: {streams} streams for {} s", options.seconds);
         let seen = Arc::new(Seen::default());
         let mut clients = JoinSet::new();
         for _ in 0..streams {
-            clients.spawn(client(rig.address(), options.seconds + RAMP_SECONDS, seen.clone()));
+            clients.spawn(client(rig.address(), words_each, seen.clone()));
         }
         let ramp = async {
             while seen.under_way.load(Ordering::Relaxed) < streams && !clients.is_empty() {
@@ -77,11 +81,20 @@ async fn measure(options: &Options) -> Result<Figures> {
         tokio::time::sleep(Duration::from_secs(options.seconds)).await;
         seen.measuring.store(false, Ordering::Relaxed);
         let after = Reading::take(&watched);
+        let early = seen.ended.load(Ordering::Relaxed);
+        if early > 0 {
+            figures.note(format!(
+                "of {streams} streams {early} had ended before the measured time had: fewer words were asked for than the \
+                 table says"
+            ));
+        }
         let mut completed = 0_u64;
         while let Some(end) = clients.join_next().await {
             match end? {
-                Ok(last) if last == "run.completed" => completed += 1,
-                Ok(last) => figures.fault(format!("a stream ended with {last:?}")),
+                Ok((last, words)) if last == "run.completed" && words == words_each => completed += 1,
+                Ok((last, words)) => figures.fault(format!(
+                    "a stream ended with {last:?} after {words} of {words_each} words"
+                )),
                 Err(error) => figures.fault(format!("a stream broke: {error}")),
             }
         }
@@ -89,6 +102,7 @@ async fn measure(options: &Options) -> Result<Figures> {
             completed == streams,
             format!("{completed} of {streams} streams completed"),
         );
+        ended += Ended::completed(streams, CALLS_EACH);
         let (seconds, cpu) = (after.seconds_since(&before), after.cpu_ms_since(&before));
         let words = seen.words() as f64;
         let table = table.get_or_insert_with(|| {
@@ -99,6 +113,7 @@ async fn measure(options: &Options) -> Result<Figures> {
                 "delay_ms_p50",
                 "delay_ms_p99",
                 "cpu_us_a_word",
+                "cores",
             ];
             let columns = columns.iter().map(ToString::to_string);
             let processes = watched.iter().map(|process| format!("{}_cores", process.name));
@@ -107,7 +122,8 @@ async fn measure(options: &Options) -> Result<Figures> {
                 columns.chain(processes),
             )
         });
-        let cpu_us = ours(&watched, &cpu) * 1e3 / words;
+        let ours_ms = ours(&watched, &cpu);
+        let cpu_us = ours_ms * 1e3 / words;
         let mut cells = vec![
             count(streams),
             number(words / seconds, 0),
@@ -115,6 +131,7 @@ async fn measure(options: &Options) -> Result<Figures> {
             number(seen.delay_ms(0.50), 1),
             number(seen.delay_ms(0.99), 1),
             number(cpu_us, 1),
+            number(ours_ms / 1e3 / seconds, 3),
         ];
         cells.extend(cpu.iter().map(|ms| number(ms / 1e3 / seconds, 3)));
         table.row(cells);
@@ -124,15 +141,16 @@ async fn measure(options: &Options) -> Result<Figures> {
     let what = "CPU of a word without the model's, microseconds";
     growth_of(&mut figures, SCENARIO.name, what, "streams", points);
     figures
-        .note("cores: seconds of CPU a second; the reading clients are not among the processes and share the machine");
+        .note("cores: seconds of CPU a second, first of all but the model; the reading clients are not among the processes and share the machine");
     figures.settings = rig.settings.clone();
-    rig.settle(&mut figures).await;
+    rig.settle(&ended, &mut figures).await;
     Ok(figures)
 }
 
 /// What all clients of a level see together.
 struct Seen {
     under_way: AtomicU64,
+    ended: AtomicU64,
     measuring: AtomicBool,
     /// Words by their delay, in tenths of a millisecond; the last holds all that were later.
     delays: Vec<AtomicU64>,
@@ -145,6 +163,7 @@ impl Default for Seen {
     fn default() -> Self {
         Self {
             under_way: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             measuring: AtomicBool::new(false),
             delays: (0..=DELAYS).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -175,27 +194,34 @@ impl Seen {
     }
 }
 
-/// One run of so many seconds' words. Answers its last event.
-async fn client(address: String, seconds: u64, seen: Arc<Seen>) -> Result<String> {
-    let order = format!("[[times:{}]]", seconds * WORDS_PER_SECOND);
+/// One run of so many words. Answers its last event, and how many words came.
+async fn client(address: String, words: u64, seen: Arc<Seen>) -> Result<(String, u64)> {
+    let order = format!("[[times:{words}]]");
     let task = json!({"agent": TALKER, "input": order, "stream": true});
     let mut stream = EventStream::post(&address, &task).await?;
-    let (mut last, mut begun) = (String::new(), false);
+    let (mut last, mut begun, mut came) = (String::new(), false, 0);
     while let Some(line) = stream.line().await? {
         if let Some(name) = line.strip_prefix("event: ") {
             name.clone_into(&mut last);
+            if name == RESET {
+                came = 0;
+            }
         } else if last == DELTA && line.starts_with("data: ") {
             if !begun {
                 begun = true;
                 seen.under_way.fetch_add(1, Ordering::Relaxed);
             }
-            if seen.measuring.load(Ordering::Relaxed) {
-                let now = crate::since_epoch();
-                times(line).for_each(|sent| seen.word(now.saturating_sub(sent)));
+            let (now, measuring) = (crate::since_epoch(), seen.measuring.load(Ordering::Relaxed));
+            for sent in times(line) {
+                came += 1;
+                if measuring {
+                    seen.word(now.saturating_sub(sent));
+                }
             }
         }
     }
-    Ok(last)
+    seen.ended.fetch_add(1, Ordering::Relaxed);
+    Ok((last, came))
 }
 
 /// The times of sending that the words of a delta say.

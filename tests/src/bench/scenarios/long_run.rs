@@ -10,6 +10,7 @@ use crate::{
         Figures, Options,
         costs::Reading,
         rig::{AGENT, Rig, Setup},
+        settled::Ended,
         stats::median,
         stream::EventStream,
     },
@@ -54,7 +55,7 @@ async fn measure(options: &Options) -> Result<Figures> {
          the step's number whatever a backend does; the model's own CPU shows how much",
     );
     figures.settings = rig.settings.clone();
-    rig.settle(&mut figures).await;
+    rig.settle(&Ended::completed(ROUNDS as u64, steps), &mut figures).await;
     Ok(figures)
 }
 

@@ -11,7 +11,8 @@ use crate::{
     bench::{
         Figures, Options,
         costs::Reading,
-        rig::{AGENT, Rig, Setup},
+        rig::{AGENT, CALLS, Rig, Setup},
+        settled::Ended,
         stats::{mean, percentile},
         stream::EventStream,
     },
@@ -55,6 +56,7 @@ async fn measure(options: &Options) -> Result<Figures> {
             before = Reading::take(&watched);
         }
     }
+    all.append(&mut latencies);
     let title = format!("long-session: {turns} turns of two model calls and a tool call each");
     figures
         .tables
@@ -67,6 +69,6 @@ async fn measure(options: &Options) -> Result<Figures> {
         percentile(&all, 99.0)
     ));
     figures.settings = rig.settings.clone();
-    rig.settle(&mut figures).await;
+    rig.settle(&Ended::completed(turns, CALLS), &mut figures).await;
     Ok(figures)
 }
