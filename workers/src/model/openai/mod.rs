@@ -40,6 +40,8 @@ const ERROR_BODY_WAIT: Duration = Duration::from_secs(5);
 const END_WAIT: Duration = Duration::from_millis(10);
 const LIST_WAIT: Duration = Duration::from_secs(10);
 const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What stands around the messages of a request, generously: it is written without growing what it is written to.
+const BODY_BYTES: usize = 4096;
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
 pub struct OpenAi {
@@ -101,7 +103,8 @@ impl OpenAi {
         let unsent =
             |e: &dyn fmt::Display| ModelError::new(ErrorClass::Rejected, format!("the request cannot be made: {e}"));
         let body = request::render(request, self.provider.new_token_limit);
-        let body = serde_json::to_vec(&body).map_err(|e| unsent(&e))?;
+        let mut bytes = Vec::with_capacity(body.messages_bytes() + BODY_BYTES);
+        serde_json::to_writer(&mut bytes, &body).map_err(|e| unsent(&e))?;
         let key = HeaderValue::from_str(&request.idempotency_key).map_err(|e| unsent(&e))?;
         let post = self
             .http
@@ -109,7 +112,7 @@ impl OpenAi {
             .headers(self.provider.headers.clone())
             .header(CONTENT_TYPE, "application/json")
             .header("idempotency-key", key)
-            .body(body)
+            .body(bytes)
             .build();
         let post = post.map_err(|e| unsent(&http::chain(&e)))?;
         let sent = self.http.execute(post).await;
