@@ -15,7 +15,7 @@ OUTPUT_LINES_SHOWN = 8
 
 def build() -> None:
     """Steadfast as it ships, the scripted model, the load generator, and the peers that are written in Rust."""
-    shipped = ["cargo", "build", "--profile", "dist", "-p", "steadfast-cli", "-p", "steadfast-tests"]
+    shipped = ["cargo", "build", "--profile", paths.PROFILE, "-p", "steadfast-cli", "-p", "steadfast-tests"]
     run("Steadfast", [*shipped, "--bin", "steadfast", "--bin", "scripted-model"], paths.REPO)
     # All at once: packages built one by one share their crates with other features, and are built again and again.
     run("the load generator and the peers in Rust", ["cargo", "build", "--release", "--locked"], paths.BENCH)

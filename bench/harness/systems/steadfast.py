@@ -43,7 +43,7 @@ class Steadfast(System):
     @staticmethod
     def versions() -> dict[str, str]:
         return {
-            "steadfast": f"{install.answer([paths.STEADFAST, '--version'])} (profile dist)",
+            "steadfast": f"{install.answer([paths.STEADFAST, '--version'])} (profile {paths.PROFILE})",
             "rustc": install.answer(["rustc", "--version"]),
         }
 
