@@ -1,4 +1,5 @@
-//! The adapter for both databases: reads and bookkeeping share one SQL text; only the append differs.
+//! The adapter for both databases: reads and bookkeeping share one SQL text; only the append, and the read that a run
+//! begins with, differ.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,17 +32,14 @@ pub struct Adapter {
 
 enum Writer {
     Postgres(postgres::Writer),
-    Sqlite(sqlite::Writer),
+    Sqlite(sqlite::Direct),
 }
 
 impl Adapter {
     pub fn new(db: Db) -> Self {
         let writer = match &db {
             Db::Postgres(pool) => Writer::Postgres(postgres::Writer::new(pool.clone())),
-            Db::Sqlite { write, turn, .. } => {
-                let options = write.connect_options();
-                Writer::Sqlite(sqlite::Writer::new(options.get_filename(), turn.clone()))
-            }
+            Db::Sqlite { direct, .. } => Writer::Sqlite(direct.clone()),
         };
         let loads = Loads::start(&db);
         Self { db, writer, loads }

@@ -1,8 +1,8 @@
-//! The read that every run begins with, for many runs in one statement.
+//! The read that every run begins with, for many runs at once.
 //!
 //! It works as the appender does: whatever waits is asked together, and the next question forms while that one is
-//! answered. On a connection of its own: a pool asks the server for a sign of life after every use, which for a short
-//! read is as much work as the read.
+//! answered. On Postgres that is one statement, on a connection of its own: a pool asks the server for a sign of life
+//! after every use, which for a short read is as much work as the read. On SQLite see [`sqlite`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -56,7 +56,7 @@ impl Loads {
         let (sender, asks) = mpsc::channel(DEPTH);
         let source = match db {
             Db::Postgres(pool) => Source::Postgres(pool.clone(), None),
-            Db::Sqlite { read, .. } => Source::Sqlite(sqlite::Reader::new(read.connect_options().get_filename())),
+            Db::Sqlite { direct, .. } => Source::Sqlite(direct.clone()),
         };
         simulated::spawn(answer(source, asks));
         Self(sender)
@@ -73,7 +73,7 @@ impl Loads {
 
 enum Source {
     Postgres(PgPool, Option<PgConnection>),
-    Sqlite(sqlite::Reader),
+    Sqlite(sqlite::Direct),
 }
 
 async fn answer(mut source: Source, mut asks: mpsc::Receiver<Ask>) {
@@ -87,7 +87,7 @@ async fn answer(mut source: Source, mut asks: mpsc::Receiver<Ask>) {
         let wanted: Vec<Wanted> = together.iter().map(|ask| ask.wanted).collect();
         let mut found = match &mut source {
             Source::Postgres(pool, own) => on_postgres(pool, own, &wanted).await,
-            Source::Sqlite(reader) => reader.load(wanted).await,
+            Source::Sqlite(direct) => direct.load(wanted).await,
         };
         let failed = found.is_err();
         for Ask { wanted, reply } in together {

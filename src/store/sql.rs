@@ -1,8 +1,8 @@
 //! One SQL text for both databases: `$1` placeholders, five kinds of values, rows by column name.
 //!
-//! For everything but the append, which each adapter writes in the way its database does best.
+//! For everything but the append and the read that a run begins with, for which each database has its own way.
 
-use std::{borrow::Cow, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{borrow::Cow, path::Path, str::FromStr, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ColumnIndex, Connection as _, Decode, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool,
@@ -13,10 +13,12 @@ use sqlx::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
 };
-use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
-use super::Error;
+use super::{
+    Error,
+    sqlite::{Direct, Turn},
+};
 use crate::run::Time;
 
 const CONNECTIONS_MAX: u32 = 16;
@@ -46,8 +48,7 @@ pub enum Db {
     Sqlite {
         read: SqlitePool,
         write: SqlitePool,
-        /// Who may write now: the append has a connection of its own, and SQLite wakes nobody in turn.
-        turn: Arc<Mutex<()>>,
+        direct: Direct,
     },
 }
 
@@ -110,8 +111,8 @@ impl Db {
             .test_before_acquire(false)
             .connect_with(options.read_only(true))
             .await?;
-        let turn = Arc::default();
-        Ok(Self::Sqlite { read, write, turn })
+        let direct = Direct::new(path);
+        Ok(Self::Sqlite { read, write, direct })
     }
 
     pub fn is_postgres(&self) -> bool {
@@ -125,8 +126,8 @@ impl Db {
         migrator.set_ignore_missing(true);
         let done = match self {
             Self::Postgres(pool) => migrator.run(pool).await,
-            Self::Sqlite { write, turn, .. } => {
-                let _turn = turn.lock().await;
+            Self::Sqlite { write, direct, .. } => {
+                let _turn = direct.turn().await?;
                 migrator.run(write).await
             }
         };
@@ -159,8 +160,8 @@ impl Db {
             Self::Postgres(pool) => in_time(sqlx::query_with(sql, pg_args(args)?).execute(pool))
                 .await?
                 .rows_affected(),
-            Self::Sqlite { write, turn, .. } => {
-                let _turn = turn.lock().await;
+            Self::Sqlite { write, direct, .. } => {
+                let _turn = direct.turn().await?;
                 let done = sqlx::query_with(sql, lite_args(args)?).execute(write).await?;
                 done.rows_affected()
             }
@@ -181,8 +182,8 @@ impl Db {
         let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
             Self::Postgres(pool) => rows(in_time(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool)).await?),
-            Self::Sqlite { write, turn, .. } => {
-                let _turn = turn.lock().await;
+            Self::Sqlite { write, direct, .. } => {
+                let _turn = direct.turn().await?;
                 rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(write).await?)
             }
         })
@@ -192,8 +193,8 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
             Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
-            Self::Sqlite { write, turn, .. } => {
-                let turn = turn.clone().lock_owned().await;
+            Self::Sqlite { write, direct, .. } => {
+                let turn = direct.turn().await?;
                 Tx::Sqlite(write.begin_with("begin immediate").await?, turn)
             }
         })
@@ -202,7 +203,8 @@ impl Db {
     pub async fn close(&self) {
         match self {
             Self::Postgres(pool) => pool.close().await,
-            Self::Sqlite { read, write, .. } => {
+            Self::Sqlite { read, write, direct } => {
+                direct.close().await;
                 read.close().await;
                 write.close().await;
             }
@@ -213,7 +215,7 @@ impl Db {
 /// Dropped without a commit, it never happened.
 pub enum Tx {
     Postgres(Transaction<'static, Postgres>),
-    Sqlite(Transaction<'static, Sqlite>, OwnedMutexGuard<()>),
+    Sqlite(Transaction<'static, Sqlite>, Turn),
 }
 
 impl Tx {

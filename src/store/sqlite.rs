@@ -11,7 +11,9 @@ use std::{
 };
 
 use chrono::SubsecRound;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    CachedStatement, Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+};
 use uuid::Uuid;
 
 use super::{
@@ -22,11 +24,16 @@ use super::{
 };
 use crate::run::{RunId, SessionId, Status, TenantId, Time, Usage};
 
-pub struct Writer {
-    own: Own,
-    /// Who may write: SQLite lets others fail or sleep, and they would not be woken in turn.
+/// The way past sqlx.
+#[derive(Clone, Debug)]
+pub struct Direct {
     turn: Arc<tokio::sync::Mutex<()>>,
+    append: Own,
+    load: Own,
 }
+
+/// Held by whoever writes: SQLite lets others fail or sleep, and wakes nobody in turn.
+pub type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 const HEAD: &str = "select * from runs where run_id = ?1";
 
@@ -103,36 +110,113 @@ const STATEMENTS_MAX: usize = 32;
 type Winner = (u64, Option<RunId>);
 type Winners = HashMap<RunId, Winner>;
 
-impl Writer {
-    pub fn new(file: &Path, turn: Arc<tokio::sync::Mutex<()>>) -> Self {
-        let own = Own::new(file);
-        Self { own, turn }
+impl Direct {
+    pub fn new(file: &Path) -> Self {
+        Self {
+            turn: Arc::default(),
+            append: Own::new(file),
+            load: Own::new(file),
+        }
+    }
+
+    pub async fn turn(&self) -> Result<Turn, Error> {
+        let turn = tokio::time::timeout(BUSY_MAX, self.turn.clone().lock_owned()).await;
+        turn.map_err(|_| Error::Unavailable(format!("the database file was busy for {} s", BUSY_MAX.as_secs())))
     }
 
     /// Winners of the batch; whoever is missing lost.
     pub async fn write(&self, batch: &[Arc<Prepared>], now: Time) -> Result<Winners, Error> {
-        let turn = self.turn.clone().lock_owned().await;
+        let turn = self.turn().await?;
         let batch = batch.to_vec();
-        let writing = self.own.use_it(move |connection| {
+        let writing = self.append.use_it(move |connection| {
             // Held to the end of the transaction.
             let _turn = turn;
             Ok(write(connection, &batch, now)?)
         });
         writing.await
     }
+
+    /// Heads and first events of many runs.
+    pub async fn load(&self, wanted: Vec<Wanted>) -> Result<ByRun, Error> {
+        self.load.use_it(move |connection| load(connection, &wanted)).await
+    }
+
+    /// Once what is under way has ended. Whoever closes the file last puts its log into it.
+    pub async fn close(&self) {
+        self.append.close().await;
+        self.load.close().await;
+    }
 }
 
-/// Reads heads and events of many runs in one go.
-pub struct Reader(Own);
+/// A connection that only one task at a time uses, on a thread where it may block.
+#[derive(Clone, Debug)]
+struct Own {
+    file: PathBuf,
+    state: Arc<Mutex<State>>,
+}
 
-impl Reader {
-    pub fn new(file: &Path) -> Self {
-        Self(Own::new(file))
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Unopened,
+    Open(Connection),
+    Closed,
+}
+
+impl Own {
+    fn new(file: &Path) -> Self {
+        Self {
+            file: file.into(),
+            state: Arc::default(),
+        }
     }
 
-    pub async fn load(&self, wanted: Vec<Wanted>) -> Result<ByRun, Error> {
-        self.0.use_it(move |connection| load(connection, &wanted)).await
+    /// Goes on to its end also when nobody waits for it any more.
+    async fn use_it<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let own = self.clone();
+        let working = tokio::task::spawn_blocking(move || {
+            let mut state = own.state.lock().unwrap_or_else(PoisonError::into_inner);
+            // After an error, or a panic, the connection's state is unknown; a new one is cheap.
+            let mut connection = match std::mem::take(&mut *state) {
+                State::Unopened => open(&own.file)?,
+                State::Open(connection) => connection,
+                State::Closed => {
+                    *state = State::Closed;
+                    return Err(Error::Unavailable("the database file is closed".into()));
+                }
+            };
+            let done = work(&mut connection)?;
+            *state = State::Open(connection);
+            Ok(done)
+        });
+        let ended = |error| Error::Unavailable(format!("work on the database file was cut off: {error}"));
+        working.await.map_err(ended)?
     }
+
+    async fn close(&self) {
+        let own = self.clone();
+        let closing = tokio::task::spawn_blocking(move || {
+            *own.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Closed;
+        });
+        // It cannot fail but by the end of the runtime, which closes it too.
+        let _ = closing.await;
+    }
+}
+
+/// The file is there: sqlx has made it.
+fn open(file: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(
+        file,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(BUSY_MAX)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    Ok(connection)
 }
 
 fn load(connection: &mut Connection, wanted: &[Wanted]) -> Result<ByRun, Error> {
@@ -201,52 +285,6 @@ fn tenant(text: String) -> Result<TenantId, Error> {
         .map_err(|error| Error::Refused(format!("column tenant_id: {error}")))
 }
 
-/// A connection that only one task at a time uses, on a thread where it may block.
-#[derive(Clone)]
-struct Own {
-    file: PathBuf,
-    connection: Arc<Mutex<Option<Connection>>>,
-}
-
-impl Own {
-    fn new(file: &Path) -> Self {
-        Self {
-            file: file.into(),
-            connection: Arc::default(),
-        }
-    }
-
-    /// Goes on to its end also when nobody waits for it any more.
-    async fn use_it<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let own = self.clone();
-        let working = tokio::task::spawn_blocking(move || {
-            let mut slot = own.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut connection = match slot.take() {
-                Some(connection) => connection,
-                None => open(&own.file)?,
-            };
-            let done = work(&mut connection)?;
-            // After an error its state is unknown; a new one is cheap.
-            *slot = Some(connection);
-            Ok(done)
-        });
-        let ended = |error| Error::Unavailable(format!("work on the database file was cut off: {error}"));
-        working.await.map_err(ended)?
-    }
-}
-
-fn open(file: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(file)?;
-    connection.busy_timeout(BUSY_MAX)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    Ok(connection)
-}
-
 fn write(connection: &mut Connection, batch: &[Arc<Prepared>], now: Time) -> rusqlite::Result<Winners> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut winners = Winners::new();
@@ -291,7 +329,7 @@ impl<'a> BatchWriter<'a> {
         lite_time(self.now + chrono::TimeDelta::milliseconds(ms))
     }
 
-    /// All of it, or nothing.
+    /// All of it; a loser leaves no event, head or key.
     fn append(&mut self, prepared: &Prepared) -> rusqlite::Result<Option<Winner>> {
         let append = &prepared.append;
         let time = lite_time(append.time);
@@ -371,18 +409,13 @@ impl<'a> BatchWriter<'a> {
     fn advance(&mut self, prepared: &Prepared, time: &str) -> rusqlite::Result<Option<Winner>> {
         let append = &prepared.append;
         let due = lease_ms(&append.lease).map(|ms| self.later(ms));
-        let (statement, epoch) = match append.lease {
-            Lease::Keep => (&mut self.keep, append.expected_epoch),
-            Lease::Claim { .. } => (&mut self.claim, append.expected_epoch + 1),
-            Lease::Release { .. } => (&mut self.release, append.expected_epoch),
-        };
         let (run_id, hash) = (append.run_id.0, prepared.head_hash());
         let (expected_version, expected_epoch) = (append.expected_version, append.expected_epoch);
         let (version, status) = (prepared.new_version(), append.status.as_str());
         let (input, output) = (append.usage.input_tokens, append.usage.output_tokens);
         let cost = append.usage.cost_microusd;
         let moved = match &append.lease {
-            Lease::Keep => statement.execute(params![
+            Lease::Keep => self.keep.execute(params![
                 run_id,
                 expected_version,
                 expected_epoch,
@@ -396,7 +429,7 @@ impl<'a> BatchWriter<'a> {
             ])?,
             Lease::Claim { owner, .. } => {
                 let now = lite_time(self.now);
-                statement.execute(params![
+                self.claim.execute(params![
                     run_id,
                     expected_version,
                     expected_epoch,
@@ -412,7 +445,7 @@ impl<'a> BatchWriter<'a> {
                     now
                 ])?
             }
-            Lease::Release { .. } => statement.execute(params![
+            Lease::Release { .. } => self.release.execute(params![
                 run_id,
                 expected_version,
                 expected_epoch,
@@ -435,7 +468,8 @@ impl<'a> BatchWriter<'a> {
         } else {
             None
         };
-        Ok(Some((epoch, next.map(RunId))))
+        let claimed = matches!(append.lease, Lease::Claim { .. });
+        Ok(Some((append.expected_epoch + u64::from(claimed), next.map(RunId))))
     }
 }
 

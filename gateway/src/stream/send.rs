@@ -139,6 +139,8 @@ impl Taken {
                 break;
             }
         }
+        // Its place among the streams is free from here on.
+        drop(pieces);
         if !client.silent {
             // Closed with bytes unread, the connection would be reset, and the end of the stream might not arrive.
             to_client.shutdown().await?;

@@ -40,7 +40,7 @@ const ERROR_BODY_WAIT: Duration = Duration::from_secs(5);
 const END_WAIT: Duration = Duration::from_millis(10);
 const LIST_WAIT: Duration = Duration::from_secs(10);
 const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What stands around the messages of a request, generously: it is written without growing what it is written to.
+/// What stands around the messages of a request with a few tools: most are written without growing.
 const BODY_BYTES: usize = 4096;
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
