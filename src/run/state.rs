@@ -5,8 +5,7 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Amounts, Approval, ApprovalId, Decision, Event, Message, Messages, Question, RunId, Shortage, Time, ToolCall,
-    Usage,
+    Amounts, Approval, ApprovalId, Decision, Event, Message, Question, RunId, Shortage, Time, ToolCall, Usage,
     approval::Resolution,
     event::{ApprovalRequested, Executor, RunError, RunRequested},
 };
@@ -138,7 +137,8 @@ pub struct Run {
     /// Earlier turns shown to the model; `None` until they are chosen.
     pub turns: Option<Vec<RunId>>,
     /// This run's own part of the conversation, input included.
-    pub messages: Messages,
+    /// Shared between the states of a run: each is made from the one before, and only adds.
+    pub messages: Vec<Arc<Message>>,
     pub step: u32,
     pub call: Call,
     /// Tries of this step's model call that do not count, because the provider was away.

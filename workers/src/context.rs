@@ -128,26 +128,25 @@ async fn exchanges(reader: &Reader, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Me
 /// What the model is shown of a run, from the agent's instructions on: what was shown before, and what has come since.
 #[derive(Default)]
 pub struct Prompt {
-    /// Also held by the request under way, and by nobody else once there is a next one.
-    shown: Arc<Vec<Arc<Shown>>>,
+    shown: Vec<Arc<Shown>>,
     /// Before the run's own messages.
     before: usize,
 }
 
 impl Prompt {
-    pub fn of(&mut self, run: &Run, agent: &Agent, history: &[Message]) -> Arc<Vec<Arc<Shown>>> {
+    pub fn of(&mut self, run: &Run, agent: &Agent, history: &[Message]) -> Vec<Arc<Shown>> {
         let shown = |message: Arc<Message>| Arc::new(message.into());
         if self.shown.is_empty() {
             let instructions = Message::System {
                 content: agent.instructions.clone(),
             };
             let first = std::iter::once(instructions).chain(history.iter().cloned());
-            self.shown = Arc::new(first.map(|message| shown(Arc::new(message))).collect());
+            self.shown = first.map(|message| shown(Arc::new(message))).collect();
             self.before = self.shown.len();
         }
         // A run's messages only become more.
-        let new = run.messages.from(self.shown.len() - self.before);
-        Arc::make_mut(&mut self.shown).extend(new.cloned().map(shown));
+        let new = run.messages.iter().skip(self.shown.len() - self.before);
+        self.shown.extend(new.cloned().map(shown));
         self.shown.clone()
     }
 }
@@ -157,7 +156,7 @@ pub fn request(
     run_id: RunId,
     run: &Run,
     agent: &Agent,
-    shown: Arc<Vec<Arc<Shown>>>,
+    shown: Vec<Arc<Shown>>,
     tools: &Toolbox,
     step: u32,
     attempt: u32,

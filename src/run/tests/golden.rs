@@ -67,7 +67,7 @@ fn end_of(run: &Run) -> End {
         },
         usage: run.usage,
         steps: run.step,
-        messages: run.messages.iter().cloned().collect(),
+        messages: run.messages.clone(),
     }
 }
 

@@ -39,7 +39,7 @@ pub struct ModelRequest {
     /// The model's name at the provider: what [`Models::resolve`] made of the agent's.
     pub model: String,
     /// In the order the model sees them, the system's first.
-    pub messages: Arc<Vec<Arc<Shown>>>,
+    pub messages: Vec<Arc<Shown>>,
     pub tools: Vec<ToolSpec>,
     pub output_tokens_max: u32,
     pub temperature: Option<f64>,

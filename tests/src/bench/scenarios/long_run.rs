@@ -19,7 +19,7 @@ use crate::{
 pub const SCENARIO: Scenario = Scenario {
     name: "long-run",
     about: "one run of many steps, alone: latency and CPU of a step, by stretches of the run",
-    size: Some(("steps", 500, 2_000)),
+    size: Some(("steps", 500, STEPS_MAX - SPARE_STEPS)),
     distributed_only: false,
     measure: |options| measure(options).boxed_local(),
 };
@@ -31,10 +31,16 @@ const STRETCHES: u64 = 50;
 const SHOWN_EVERY: usize = 5;
 /// Steps the agent may take beyond those that are ordered.
 const SPARE_STEPS: u64 = 10;
+/// More are granted to no agent (`limits.steps_max`).
+const STEPS_MAX: u64 = 1_000;
 
 async fn measure(options: &Options) -> Result<Figures> {
     let mut figures = Figures::default();
     let steps = SCENARIO.size(options);
+    if steps + SPARE_STEPS > STEPS_MAX {
+        let most = STEPS_MAX - SPARE_STEPS;
+        return Err(format!("--size {steps}: a run of this bench takes {most} steps at most").into());
+    }
     let setup = Setup {
         steps_max: steps + SPARE_STEPS,
         ..Setup::default()

@@ -40,8 +40,6 @@ const ERROR_BODY_WAIT: Duration = Duration::from_secs(5);
 const END_WAIT: Duration = Duration::from_millis(10);
 const LIST_WAIT: Duration = Duration::from_secs(10);
 const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What stands around the messages of a request with a few tools: most are written without growing.
-const BODY_BYTES: usize = 4096;
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
 pub struct OpenAi {
@@ -103,8 +101,7 @@ impl OpenAi {
         let unsent =
             |e: &dyn fmt::Display| ModelError::new(ErrorClass::Rejected, format!("the request cannot be made: {e}"));
         let body = request::render(request, self.provider.new_token_limit);
-        let mut bytes = Vec::with_capacity(body.messages_bytes() + BODY_BYTES);
-        serde_json::to_writer(&mut bytes, &body).map_err(|e| unsent(&e))?;
+        let body = serde_json::to_vec(&body).map_err(|e| unsent(&e))?;
         let key = HeaderValue::from_str(&request.idempotency_key).map_err(|e| unsent(&e))?;
         let post = self
             .http
@@ -112,7 +109,7 @@ impl OpenAi {
             .headers(self.provider.headers.clone())
             .header(CONTENT_TYPE, "application/json")
             .header("idempotency-key", key)
-            .body(bytes)
+            .body(body)
             .build();
         let post = post.map_err(|e| unsent(&http::chain(&e)))?;
         let sent = self.http.execute(post).await;

@@ -31,12 +31,6 @@ pub struct Body<'a> {
     stream_options: ChatCompletionStreamOptions,
 }
 
-impl Body<'_> {
-    pub fn messages_bytes(&self) -> usize {
-        self.messages.iter().map(|message| message.get().len() + 1).sum()
-    }
-}
-
 pub fn render(request: &ModelRequest, new_token_limit: bool) -> Body<'_> {
     let limit = Some(request.output_tokens_max);
     Body {

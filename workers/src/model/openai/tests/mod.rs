@@ -144,12 +144,12 @@ fn shown(message: Message) -> Arc<Shown> {
 fn request() -> ModelRequest {
     ModelRequest {
         model: "m".into(),
-        messages: Arc::new(vec![
+        messages: vec![
             shown(Message::System {
                 content: "Be brief.".into(),
             }),
             shown(Message::user("hello")),
-        ]),
+        ],
         tools: vec![ToolSpec {
             name: "clock".into(),
             description: "Time.".into(),

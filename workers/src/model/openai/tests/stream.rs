@@ -60,11 +60,11 @@ async fn a_conversation_with_tools_is_sent_in_the_providers_words() {
         name: "clock".into(),
         arguments: "{}".into(),
     };
-    Arc::make_mut(&mut request.messages).push(shown(Message::Assistant {
+    request.messages.push(shown(Message::Assistant {
         content: String::new(),
         tool_calls: vec![call],
     }));
-    Arc::make_mut(&mut request.messages).push(shown(Message::Tool {
+    request.messages.push(shown(Message::Tool {
         tool_call_id: "call_1".into(),
         content: "noon".into(),
     }));
