@@ -13,10 +13,11 @@ use super::{
     encode::referred,
     loads::Loads,
     postgres,
+    rows::{EVENT_COLUMNS, due_of, event_of, head_of},
     sql::{Db, Row},
     sqlite,
 };
-use crate::run::{RunId, SessionId, Status, TenantId, Time};
+use crate::run::{RunId, SessionId, TenantId, Time};
 
 /// A run that keeps being dispatched in vain is looked at less and less often, down to once in this time.
 const REDRIVE_PAUSE_MAX: Duration = Duration::from_secs(300);
@@ -95,55 +96,10 @@ fn places(count: usize) -> String {
     places.join(", ")
 }
 
-fn due_of(row: &Row) -> Result<Due, Error> {
-    Ok(Due {
-        run_id: RunId(row.get("run_id")?),
-        tenant: row.tenant("tenant_id")?,
-        version: row.count("version")?,
-        dispatch: row.count("dispatches")?,
-    })
-}
-
-const EVENT_COLUMNS: &str = "run_id, version, tenant_id, type, schema, time, payload, hash";
-
 /// On Postgres: the log up to the oldest transaction still open, which is where the index stops being read. A lower number
 /// may commit later, a tuple may not. Of older generations, restored from another cluster, nothing is open.
 const READABLE: &str = "(generation, txid) < ((select max(generation) from log_generations),
                                               pg_snapshot_xmin(pg_current_snapshot()))";
-
-fn event_of(row: &Row) -> Result<StoredEvent, Error> {
-    Ok(StoredEvent {
-        run_id: RunId(row.get("run_id")?),
-        version: row.count("version")?,
-        tenant: row.tenant("tenant_id")?,
-        name: row.get("type")?,
-        schema: row.get::<i16>("schema")? as u16,
-        time: row.get("time")?,
-        payload: row.get("payload")?,
-        hash: row.hash("hash")?,
-    })
-}
-
-pub(super) fn head_of(row: &Row) -> Result<Head, Error> {
-    let status: String = row.get("status")?;
-    Ok(Head {
-        run_id: RunId(row.get("run_id")?),
-        tenant: row.tenant("tenant_id")?,
-        session_id: SessionId(row.get("session_id")?),
-        session_seq: row.count("session_seq")?,
-        agent: row.get("agent")?,
-        status: Status::parse(&status).ok_or_else(|| Error::Refused(format!("runs.status holds {status:?}")))?,
-        version: row.count("version")?,
-        epoch: row.count("epoch")?,
-        hash: row.hash("hash")?,
-        lease_owner: row.get("lease_owner")?,
-        lease_until: row.get("lease_until")?,
-        due_at: row.get("due_at")?,
-        usage: row.usage()?,
-        created_at: row.get("created_at")?,
-        updated_at: row.get("updated_at")?,
-    })
-}
 
 #[async_trait]
 impl Backend for Adapter {

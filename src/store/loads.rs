@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Error, Head, StoredEvent,
-    adapter::head_of,
+    rows::head_of,
     sql::{Db, Row, in_time},
     sqlite,
 };

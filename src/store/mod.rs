@@ -18,6 +18,7 @@ mod loads;
 mod postgres;
 mod providers;
 mod reader;
+mod rows;
 pub mod sql;
 mod sqlite;
 mod types;

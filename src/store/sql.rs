@@ -382,10 +382,13 @@ impl Row {
     }
 
     pub fn tenant(&self, column: &str) -> Result<crate::run::TenantId, Error> {
-        let text: String = self.get(column)?;
-        text.parse()
-            .map_err(|error| Error::Refused(format!("column {column}: {error}")))
+        tenant(column, &self.get::<String>(column)?)
     }
+}
+
+pub(super) fn tenant(column: &str, text: &str) -> Result<crate::run::TenantId, Error> {
+    text.parse()
+        .map_err(|error| Error::Refused(format!("column {column}: {error}")))
 }
 
 impl From<sqlx::Error> for Error {

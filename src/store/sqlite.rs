@@ -12,7 +12,7 @@ use std::{
 
 use chrono::SubsecRound;
 use rusqlite::{
-    CachedStatement, Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+    CachedStatement, Connection, OpenFlags, OptionalExtension, Row, ToSql, Transaction, TransactionBehavior, params,
 };
 use uuid::Uuid;
 
@@ -20,9 +20,10 @@ use super::{
     Accept, Error, Head, Idempotency, Lease, Prepared, StoredEvent,
     loads::{ByRun, Wanted},
     postgres::{lease_ms, millis},
-    sql::lite_time,
+    rows::status_of,
+    sql::{lite_time, tenant},
 };
-use crate::run::{RunId, SessionId, Status, TenantId, Time, Usage};
+use crate::run::{RunId, SessionId, Time, Usage};
 
 /// The way past sqlx.
 #[derive(Clone, Debug)]
@@ -246,11 +247,11 @@ fn head_of(run_id: RunId, row: &Row) -> Result<Head, Error> {
     let status: String = row.get("status")?;
     Ok(Head {
         run_id,
-        tenant: tenant(row.get("tenant_id")?)?,
+        tenant: tenant("tenant_id", &row.get::<_, String>("tenant_id")?)?,
         session_id: SessionId(row.get("session_id")?),
         session_seq: row.get("session_seq")?,
         agent: row.get("agent")?,
-        status: Status::parse(&status).ok_or_else(|| Error::Refused(format!("runs.status holds {status:?}")))?,
+        status: status_of(&status)?,
         version: row.get("version")?,
         epoch: row.get("epoch")?,
         hash: row.get("hash")?,
@@ -280,11 +281,6 @@ fn event_of(head: &Head, row: &Row) -> Result<StoredEvent, Error> {
     })
 }
 
-fn tenant(text: String) -> Result<TenantId, Error> {
-    text.parse()
-        .map_err(|error| Error::Refused(format!("column tenant_id: {error}")))
-}
-
 fn write(connection: &mut Connection, batch: &[Arc<Prepared>], now: Time) -> rusqlite::Result<Winners> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut winners = Winners::new();
@@ -305,6 +301,8 @@ struct BatchWriter<'a> {
     tx: &'a Transaction<'a>,
     /// The database's clock.
     now: Time,
+    /// The same as text.
+    at: String,
     log: CachedStatement<'a>,
     keep: CachedStatement<'a>,
     claim: CachedStatement<'a>,
@@ -313,11 +311,12 @@ struct BatchWriter<'a> {
 
 impl<'a> BatchWriter<'a> {
     fn new(tx: &'a Transaction<'a>, now: Time) -> rusqlite::Result<Self> {
+        // SQLite's own clock, which this is compared with, knows milliseconds: what is due now would not be due for one.
+        let now = now.trunc_subsecs(3);
         Ok(Self {
             tx,
-            // SQLite's own clock, which this is compared with, knows milliseconds: what is due now would not be due for
-            // one.
-            now: now.trunc_subsecs(3),
+            now,
+            at: lite_time(now),
             log: tx.prepare_cached(LOG)?,
             keep: tx.prepare_cached(KEEP)?,
             claim: tx.prepare_cached(CLAIM)?,
@@ -409,62 +408,39 @@ impl<'a> BatchWriter<'a> {
     fn advance(&mut self, prepared: &Prepared, time: &str) -> rusqlite::Result<Option<Winner>> {
         let append = &prepared.append;
         let due = lease_ms(&append.lease).map(|ms| self.later(ms));
-        let (run_id, hash) = (append.run_id.0, prepared.head_hash());
-        let (expected_version, expected_epoch) = (append.expected_version, append.expected_epoch);
-        let (version, status) = (prepared.new_version(), append.status.as_str());
-        let (input, output) = (append.usage.input_tokens, append.usage.output_tokens);
-        let cost = append.usage.cost_microusd;
-        let moved = match &append.lease {
-            Lease::Keep => self.keep.execute(params![
-                run_id,
-                expected_version,
-                expected_epoch,
-                version,
-                hash,
-                status,
-                input,
-                output,
-                cost,
-                time
-            ])?,
+        let (hash, version, usage) = (prepared.head_hash(), prepared.new_version(), &append.usage);
+        let status = append.status.as_str();
+        let mut values: Vec<&dyn ToSql> = vec![
+            &append.run_id.0,
+            &append.expected_version,
+            &append.expected_epoch,
+            &version,
+            &hash,
+            &status,
+            &usage.input_tokens,
+            &usage.output_tokens,
+            &usage.cost_microusd,
+            &time,
+        ];
+        let statement = match &append.lease {
+            Lease::Keep => &mut self.keep,
             Lease::Claim { owner, .. } => {
-                let now = lite_time(self.now);
-                self.claim.execute(params![
-                    run_id,
-                    expected_version,
-                    expected_epoch,
-                    version,
-                    hash,
-                    status,
-                    input,
-                    output,
-                    cost,
-                    time,
-                    owner,
-                    due,
-                    now
-                ])?
+                values.extend([owner as &dyn ToSql, &due, &self.at]);
+                &mut self.claim
             }
-            Lease::Release { .. } => self.release.execute(params![
-                run_id,
-                expected_version,
-                expected_epoch,
-                version,
-                hash,
-                status,
-                input,
-                output,
-                cost,
-                time,
-                due
-            ])?,
+            Lease::Release { .. } => {
+                values.push(&due);
+                &mut self.release
+            }
         };
+        let moved = statement.execute(&*values)?;
         if moved == 0 {
             return Ok(None);
         }
         let next = if append.status.is_terminal() {
             let mut next = self.tx.prepare_cached(NEXT_RUN)?;
-            next.query_row([run_id], |row| row.get::<_, Uuid>(0)).optional()?
+            next.query_row([append.run_id.0], |row| row.get::<_, Uuid>(0))
+                .optional()?
         } else {
             None
         };

@@ -102,7 +102,7 @@ impl Chunk {
     }
 
     pub fn keep_alive(&mut self) {
-        self.urgent = true;
+        self.hurry();
         self.bytes.extend_from_slice(KEEP_ALIVE);
     }
 
