@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help dev services test protocol simulate chaos lint bench side-by-side real-model test-real-model clean-services
+.PHONY: help dev services test protocol simulate chaos lint bench guided side-by-side real-model test-real-model clean-services
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -50,6 +50,9 @@ bench: ## measure a release build: runs at 1 to 1024 clients, or SCENARIO=all, o
 	@echo 'bench: building in release mode'
 	@cargo build -q --release -p steadfast-cli -p steadfast-tests --bins
 	@eval "$$(tests/services.sh env)" && target/release/bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(findstring --json,$(BENCH)),,--json $(or $(JSON),target/bench/figures.json)) $(BENCH)
+
+guided: ## build target/guided/steadfast: the profile dist, guided by what it does under a short load
+	deploy/guided.sh
 
 side-by-side: ## measure Steadfast beside Restate, DBOS and LangGraph, installed by name (bench/README.md)
 	bench/side-by-side.py

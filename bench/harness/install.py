@@ -14,9 +14,11 @@ OUTPUT_LINES_SHOWN = 8
 
 
 def build() -> None:
-    """Steadfast as it ships, the scripted model, the load generator, and the peers that are written in Rust."""
-    shipped = ["cargo", "build", "--profile", paths.PROFILE, "-p", "steadfast-cli", "-p", "steadfast-tests"]
-    run("Steadfast", [*shipped, "--bin", "steadfast", "--bin", "scripted-model"], paths.REPO)
+    """Steadfast, the scripted model, the load generator, and the peers that are written in Rust."""
+    plain = ["cargo", "build", "--profile", paths.PROFILE, "-p", "steadfast-cli", "--bin", "steadfast"]
+    run("Steadfast", [paths.GUIDED] if paths.PROFILE == "guided" else plain, paths.REPO)
+    model = ["cargo", "build", "--release", "-p", "steadfast-tests", "--bin", "scripted-model"]
+    run("the scripted model", model, paths.REPO)
     # All at once: packages built one by one share their crates with other features, and are built again and again.
     run("the load generator and the peers in Rust", ["cargo", "build", "--release", "--locked"], paths.BENCH)
 

@@ -9,10 +9,11 @@ PEERS = BENCH / "peers"
 # On the disk of the repository, where Postgres has its data too: every system pays for the same one.
 OUT = BENCH / "out"
 
-# `release` builds in half the time, and is a little slower.
-PROFILE = os.environ.get("STEADFAST_PROFILE", "dist")
+# `guided` (deploy/guided.sh) takes the longest to build, `release` the shortest; `dist` is between them.
+PROFILE = os.environ.get("STEADFAST_PROFILE", "guided")
+GUIDED = REPO / "deploy/guided.sh"
 STEADFAST = REPO / "target" / PROFILE / "steadfast"
-MODEL = REPO / "target" / PROFILE / "scripted-model"
+MODEL = REPO / "target/release/scripted-model"
 LOAD = BENCH / "target/release/load"
 BARE_AGENT = BENCH / "target/release/bare-agent"
 DBOS_AGENT = BENCH / "target/release/dbos-agent"

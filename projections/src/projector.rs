@@ -27,10 +27,9 @@ use crate::{
 /// The part's name in `/readyz`.
 pub const PART: &str = "projector";
 
-/// Between two rounds while events keep coming: what gathers meanwhile shares a transaction.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks while nothing happens. A poke ends it.
-const IDLE_POLL: Duration = Duration::from_millis(200);
+/// From one round to the next: what gathers meanwhile shares a transaction, and of a run that ends meanwhile one row is
+/// written. An idle projector that is poked does not wait so long.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Between two tries while the database is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A projector that has not looked at the log for so long is not ready.
@@ -102,6 +101,7 @@ impl Projector {
         let mut watch = Watch::default();
         let mut last_look = Instant::now() - HELD_BACK_LOOK;
         loop {
+            let began = Instant::now();
             let round = async {
                 if lanes.is_empty() {
                     lanes = self.lanes().await?;
@@ -125,9 +125,9 @@ impl Projector {
                     self.tell(&lanes, &watch);
                     match found {
                         Found::MoreThanAPage => tokio::task::yield_now().await,
-                        Found::Events => tokio::time::sleep(BUSY_PAUSE).await,
+                        Found::Events => tokio::time::sleep_until(began + PAUSE).await,
                         Found::Nothing => {
-                            let _ = tokio::time::timeout(IDLE_POLL, self.poke.notified()).await;
+                            let _ = tokio::time::timeout(PAUSE, self.poke.notified()).await;
                         }
                     }
                 }

@@ -37,7 +37,7 @@ use steadfast::health::Health;
 use crate::{edge::edge, gateway::Gateway, identity::Scope, problem::Problem};
 
 /// A list answers with what is there after this long, however far the read models lag.
-const FRESHNESS_WAIT_MAX: Duration = Duration::from_millis(300);
+const FRESHNESS_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// One line of the table.
 pub struct Endpoint {

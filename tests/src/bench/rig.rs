@@ -31,6 +31,7 @@ pub const STATEMENTS: &str = "shared_preload_libraries=pg_stat_statements";
 /// Checking a million events takes its time.
 const CHECK_MAX: Duration = Duration::from_secs(3600);
 const MODEL_START_MAX: Duration = Duration::from_secs(20);
+const STOP_MAX: Duration = Duration::from_secs(30);
 
 /// What a scenario needs beside the usual.
 #[derive(Debug, Clone, Copy, Default)]
@@ -180,6 +181,7 @@ impl Rig {
     }
 
     /// Nothing was lost: the operator's check over the whole database, every run has ended, and all of them as they had to.
+    /// The last thing that is asked of a rig: its processes are stopped.
     pub async fn settle(&mut self, ended: &Ended, figures: &mut Figures) {
         let report = self.stack.check_within(CHECK_MAX).await;
         let number = |name: &str| report[name].as_u64().unwrap_or_default();
@@ -198,6 +200,7 @@ impl Rig {
             }
             Err(error) => faults.push(format!("the runs in the log were not counted: {error}")),
         }
+        faults.extend(self.stop().await);
         if faults.is_empty() {
             figures.note(format!(
                 "`steadfast check --settled`: {runs} runs and {events} events, every promise kept, none open; each ended \
@@ -208,6 +211,22 @@ impl Rig {
             faults.into_iter().for_each(|fault| figures.fault(fault));
             figures.note(format!("logs and data are kept in {kept}"));
         }
+    }
+
+    /// Politely, so that a build made to write something down at its end does; whoever does not end well is named.
+    async fn stop(&mut self) -> Vec<String> {
+        let mut faults = vec![];
+        for role in self.stack.roles().filter(|role| role.pid().is_some()) {
+            role.sigterm();
+            let ended = role.wait_exit(STOP_MAX).await;
+            if !ended.is_some_and(|status| status.success()) {
+                faults.push(format!(
+                    "asked to stop, a process did not end well: {}",
+                    role.state().await
+                ));
+            }
+        }
+        faults
     }
 
     /// Requests to the model so far.

@@ -191,7 +191,8 @@ mod tests {
     fn reply(text: &str, tools: Value, later: Value) -> Reply {
         let mut messages = vec![json!({"role": "user", "content": text})];
         messages.extend(later.as_array().cloned().unwrap_or_default());
-        let request = serde_json::from_value(json!({"messages": messages, "tools": tools})).unwrap();
+        let body = json!({"messages": messages, "tools": tools}).to_string();
+        let request = serde_json::from_str(&body).unwrap();
         decide(&request, &Script::parse(text).unwrap(), text, 3)
     }
 

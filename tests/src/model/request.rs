@@ -1,15 +1,17 @@
 //! The part of a chat-completions request the model looks at, read leniently, and OpenAI's rules for a history, checked
 //! strictly: a conversation that this server takes, the real ones take.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Request {
+pub(crate) struct Request<'a> {
     #[serde(default)]
     pub model: String,
-    #[serde(default)]
-    pub messages: Vec<Message>,
+    #[serde(default, borrow)]
+    pub messages: Vec<Message<'a>>,
     #[serde(default)]
     pub stream: bool,
     #[serde(default)]
@@ -22,23 +24,42 @@ pub(crate) struct Request {
     response_format: Value,
 }
 
+/// Each request carries its whole history, of which little is looked at: what a message holds is left as it came.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Message {
-    pub role: String,
-    #[serde(default)]
-    content: Value,
-    #[serde(default)]
-    tool_calls: Value,
-    #[serde(default)]
-    tool_call_id: Option<String>,
+pub(crate) struct Message<'a> {
+    #[serde(borrow)]
+    pub role: Cow<'a, str>,
+    #[serde(default, borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    tool_calls: Option<Vec<Call<'a>>>,
+    #[serde(default, borrow)]
+    tool_call_id: Option<Cow<'a, str>>,
 }
 
-impl Message {
+#[derive(Debug, Deserialize)]
+struct Call<'a> {
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    function: Option<Function<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Function<'a> {
+    #[serde(default, borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    arguments: Option<&'a RawValue>,
+}
+
+impl Message<'_> {
     /// Content is a string, null, or a list of parts of which some are text.
     pub fn text(&self) -> String {
-        match &self.content {
-            Value::String(text) => text.clone(),
-            Value::Array(parts) => parts
+        let content = self.content.map(|raw| serde_json::from_str(raw.get()));
+        match content.transpose().ok().flatten() {
+            Some(Value::String(text)) => text,
+            Some(Value::Array(parts)) => parts
                 .iter()
                 .filter_map(|part| part["text"].as_str())
                 .collect::<Vec<_>>()
@@ -47,16 +68,24 @@ impl Message {
         }
     }
 
-    fn calls(&self) -> &[Value] {
-        self.tool_calls.as_array().map_or(&[], Vec::as_slice)
+    fn calls(&self) -> &[Call<'_>] {
+        self.tool_calls.as_deref().unwrap_or_default()
     }
 
     fn is_instruction(&self) -> bool {
-        matches!(self.role.as_str(), "system" | "developer")
+        matches!(&*self.role, "system" | "developer")
     }
 }
 
-impl Request {
+impl Call<'_> {
+    fn is_whole(&self) -> bool {
+        let is_text = |raw: Option<&RawValue>| raw.is_some_and(|raw| raw.get().starts_with('"'));
+        let function = self.function.as_ref();
+        function.is_some_and(|function| is_text(function.name) && is_text(function.arguments))
+    }
+}
+
+impl Request<'_> {
     pub fn wants_usage(&self) -> bool {
         self.stream_options["include_usage"] == true
     }
@@ -122,7 +151,7 @@ impl Request {
         }
         let mut open: Vec<&str> = vec![];
         for (i, m) in self.messages.iter().enumerate() {
-            match m.role.as_str() {
+            match &*m.role {
                 "tool" => {
                     let Some(id) = m.tool_call_id.as_deref() else {
                         return Some(format!("Missing required parameter: 'messages[{i}].tool_call_id'"));
@@ -140,18 +169,14 @@ impl Request {
                         return Some(unanswered(&open));
                     }
                     for call in m.calls() {
-                        let (Some(id), Some(_), Some(_)) = (
-                            call["id"].as_str(),
-                            call["function"]["name"].as_str(),
-                            call["function"]["arguments"].as_str(),
-                        ) else {
+                        let Some(id) = call.id.as_deref().filter(|_| call.is_whole()) else {
                             return Some(format!(
                                 "messages[{i}]: a tool call needs an id, a name and arguments as a string"
                             ));
                         };
                         open.push(id);
                     }
-                    let silent = m.content.is_null() && m.calls().is_empty();
+                    let silent = m.content.is_none() && m.calls().is_empty();
                     if silent {
                         return Some(format!("messages[{i}]: expected 'content' or 'tool_calls'"));
                     }
@@ -177,8 +202,12 @@ mod tests {
 
     use super::*;
 
-    fn request(messages: Value) -> Request {
-        serde_json::from_value(json!({ "messages": messages })).unwrap()
+    fn body(messages: &Value) -> String {
+        json!({ "messages": messages }).to_string()
+    }
+
+    fn request(body: &str) -> Request<'_> {
+        serde_json::from_str(body).unwrap()
     }
 
     fn call(id: &str) -> Value {
@@ -191,7 +220,8 @@ mod tests {
         let user = json!({"role": "user", "content": "hi"});
         let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "ok"});
         let system = json!({"role": "system", "content": "be good"});
-        assert_eq!(request(json!([system, user, call("a"), result("a")])).refusal(), None);
+        let whole = body(&json!([system, user, call("a"), result("a")]));
+        assert_eq!(request(&whole).refusal(), None);
         for bad in [
             json!([]),
             json!([user, call("a")]),
@@ -202,7 +232,7 @@ mod tests {
             json!([{"role": "robot", "content": "hi"}]),
             json!([{"role": "assistant"}]),
         ] {
-            assert!(request(bad.clone()).refusal().is_some(), "{bad}");
+            assert!(request(&body(&bad)).refusal().is_some(), "{bad}");
         }
     }
 
@@ -210,16 +240,11 @@ mod tests {
     fn steps_are_counted_from_the_last_user_message() {
         let user = json!({"role": "user", "content": [{"type": "text", "text": "hi"}]});
         let result = json!({"role": "tool", "tool_call_id": "a", "content": "ok"});
-        let r = request(json!([
-            user,
-            call("a"),
-            result,
-            user,
-            call("a"),
-            result,
-            call("a"),
-            result
-        ]));
+        let later = [call("a"), result.clone(), call("a"), result.clone()];
+        let mut all = vec![user.clone(), call("a"), result, user];
+        all.extend(later);
+        let body = body(&json!(all));
+        let r = request(&body);
         assert_eq!(
             (r.steps_taken(), r.user_text().as_str(), r.last_role()),
             (2, "hi", "tool")

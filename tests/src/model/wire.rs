@@ -10,6 +10,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -108,12 +109,9 @@ pub(crate) fn streamed<G: Send + 'static>(
         deltas(envelope, reply)
     };
     if let Some(first) = deltas.first_mut() {
-        first["role"] = "assistant".into();
+        first.role = Some("assistant");
     }
-    let mut frames: Vec<Bytes> = deltas
-        .into_iter()
-        .map(|delta| chunk(envelope, delta, Value::Null))
-        .collect();
+    let mut frames: Vec<Bytes> = deltas.iter().map(|delta| chunk(envelope, delta, None)).collect();
     // Never before the first chunk: then it would be another fault.
     let middle = (frames.len() / 2).max(1).min(frames.len());
     let last = match fault {
@@ -148,11 +146,9 @@ pub(crate) fn streamed<G: Send + 'static>(
             } else {
                 reply.finish_reason()
             };
-            frames.push(chunk(envelope, json!({}), reason.into()));
+            frames.push(chunk(envelope, &Delta::default(), Some(reason)));
             if envelope.with_usage {
-                let mut tail = skeleton(envelope);
-                tail["usage"] = usage(envelope, reply);
-                frames.push(frame(&tail));
+                frames.push(frame(&envelope.chunk(&[], Some(usage(envelope, reply)))));
             }
             frames.push(Bytes::from_static(b"data: [DONE]\n\n"));
         }
@@ -161,16 +157,16 @@ pub(crate) fn streamed<G: Send + 'static>(
     respond("text/event-stream; charset=utf-8", frames, last, settings, timed, guard)
 }
 
-fn deltas(envelope: &Envelope, reply: &Reply) -> Vec<Value> {
+fn deltas<'a>(envelope: &Envelope, reply: &'a Reply) -> Vec<Delta<'a>> {
     let calls = match reply {
-        Reply::Text(pieces) => return pieces.iter().map(|piece| json!({"content": piece})).collect(),
+        Reply::Text(pieces) => return pieces.iter().map(|piece| Delta::content(piece)).collect(),
         Reply::Calls(calls) => calls,
     };
     let mut deltas = vec![];
     for (i, call) in calls.iter().enumerate() {
         let mut head = tool_call(envelope, i, &call.name, "");
         head["index"] = i.into();
-        deltas.push(json!({ "tool_calls": [head] }));
+        deltas.push(Delta::tool_calls(json!([head])));
         // In two pieces, because a client that parses the arguments before they are whole must be found out.
         let middle = call
             .args
@@ -179,7 +175,9 @@ fn deltas(envelope: &Envelope, reply: &Reply) -> Vec<Value> {
             .map_or(0, |(at, _)| at);
         let (one, two) = call.args.split_at(middle);
         for part in [one, two].into_iter().filter(|part| !part.is_empty()) {
-            deltas.push(json!({"tool_calls": [{"index": i, "function": {"arguments": part}}]}));
+            deltas.push(Delta::tool_calls(
+                json!([{"index": i, "function": {"arguments": part}}]),
+            ));
         }
     }
     deltas
@@ -190,25 +188,82 @@ fn tool_call(envelope: &Envelope, i: usize, name: &str, args: &str) -> Value {
     json!({"id": id, "type": "function", "function": {"name": name, "arguments": args}})
 }
 
-fn skeleton(envelope: &Envelope) -> Value {
-    let mut chunk = json!({
-        "id": envelope.id, "object": "chat.completion.chunk", "created": envelope.created, "model": envelope.model,
-        "choices": [],
-    });
-    if envelope.with_usage {
-        chunk["usage"] = Value::Null;
+/// What a streamed answer consists of. Typed, as there is one for each word.
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [Choice<'a>],
+    /// Null in all chunks but the last, where usage was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: u64,
+    delta: &'a Delta<'a>,
+    logprobs: Value,
+    finish_reason: Option<&'a str>,
+}
+
+#[derive(Serialize, Default)]
+struct Delta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Value>,
+}
+
+impl<'a> Delta<'a> {
+    fn content(text: &'a str) -> Self {
+        Self {
+            content: Some(text),
+            ..Self::default()
+        }
     }
-    chunk
+
+    fn tool_calls(calls: Value) -> Self {
+        Self {
+            tool_calls: Some(calls),
+            ..Self::default()
+        }
+    }
 }
 
-fn chunk(envelope: &Envelope, delta: Value, finish_reason: Value) -> Bytes {
-    let mut chunk = skeleton(envelope);
-    chunk["choices"] = json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason}]);
-    frame(&chunk)
+impl Envelope<'_> {
+    fn chunk<'a>(&'a self, choices: &'a [Choice<'a>], usage: Option<Value>) -> Chunk<'a> {
+        Chunk {
+            id: self.id,
+            object: "chat.completion.chunk",
+            created: self.created,
+            model: self.model,
+            choices,
+            usage,
+        }
+    }
 }
 
-fn frame(value: &Value) -> Bytes {
-    format!("data: {value}\n\n").into()
+fn chunk(envelope: &Envelope, delta: &Delta, finish_reason: Option<&str>) -> Bytes {
+    let choice = Choice {
+        index: 0,
+        delta,
+        logprobs: Value::Null,
+        finish_reason,
+    };
+    frame(&envelope.chunk(&[choice], envelope.with_usage.then_some(Value::Null)))
+}
+
+fn frame(value: &impl Serialize) -> Bytes {
+    let mut frame = b"data: ".to_vec();
+    // To memory, and of nothing that JSON cannot say: it does not fail.
+    let _ = serde_json::to_writer(&mut frame, value);
+    frame.extend(b"\n\n");
+    frame.into()
 }
 
 fn usage(envelope: &Envelope, reply: &Reply) -> Value {

@@ -11,6 +11,9 @@ use tokio::io::AsyncReadExt;
 use super::{Home, PATIENCE, free_port, program, unprivileged};
 use crate::{Result, process::Proc};
 
+/// Garbage is collected when the heap has grown by this many percent, as deploy/compose.yaml has it.
+const GOGC: &str = "400";
+
 /// A NATS server of this test's own, with JetStream. Dropping it kills it and deletes its store.
 #[derive(Debug)]
 pub struct PrivateNats {
@@ -76,6 +79,7 @@ impl PrivateNats {
     pub async fn restart(&mut self) -> Result<()> {
         self.kill9();
         let mut command = unprivileged(&self.program, &self.home.0);
+        command.env("GOGC", GOGC);
         command.args([
             "--addr",
             "127.0.0.1",
