@@ -84,6 +84,22 @@ async fn the_next_free_place_goes_to_who_comes_new_and_not_to_the_end_of_a_long_
 }
 
 #[tokio::test]
+async fn a_worker_that_finds_a_command_for_every_place_it_has_still_lets_who_comes_new_by() {
+    let house = House::new().await;
+    // A place is free again long before the worker would look at the queue for want of one.
+    let flood = posted(&house, &tenant("flood"), 6 * FLOOD, false).await;
+    let other = posted(&house, &tenant("other"), 1, false).await[0];
+    let worker = house.worker_of(options(3, 3), Duration::ZERO);
+    house.ended(other).await;
+    let ended = ended_among(&house, &flood).await;
+    assert!(ended < flood.len() / 2, "{ended} of {} came before it", flood.len());
+    for run_id in flood {
+        house.ended(run_id).await;
+    }
+    drop(worker);
+}
+
+#[tokio::test]
 async fn runs_that_were_never_announced_are_taken_from_their_line_by_whichever_worker_has_a_place() {
     let house = House::new().await;
     let held = posted(&house, &tenant("flood"), FLOOD, true).await;
