@@ -4,7 +4,7 @@
 #
 #     deploy/guided.sh                # or: make guided
 #
-# The result is target/guided/steadfast. It takes two builds with link-time optimization (some twenty minutes each on two
+# The result is target/guided/steadfast. It takes two builds with link-time optimization (some fifteen minutes each on two
 # cores), a Postgres and a NATS from tests/services.sh, and rustup, which fetches LLVM's tools of the compiler's own version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,9 +17,16 @@ tools="$(rustc --print sysroot)/lib/rustlib/$host/bin"
 out=${CARGO_TARGET_DIR:-target}/guided
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
+case $out in *' '*) die "rustc's flags are separated by blanks, and there is one in $out: set CARGO_TARGET_DIR" ;; esac
+# They would win over the flags and the places below.
+unset CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
 
 # What it is built of; without a repository that is not known, and everything is built.
-state=$( { git rev-parse HEAD && git diff HEAD -- . ':!docs' && rustc -vV; } 2>/dev/null | sha256sum) || state=
+sources=(Cargo.toml Cargo.lock .cargo src cli gateway workers projections evals migrations deploy/guided.sh)
+state=$( {
+  git ls-files --error-unmatch Cargo.toml && rustc -vV && echo "${RUSTFLAGS:-}" &&
+    git ls-files -coz --exclude-standard -- "${sources[@]}" | xargs -0 sha256sum
+} 2>/dev/null | sha256sum) || state=
 if [ -n "$state" ] && [ -x "$out/steadfast" ] && [ "$(cat "$out/state" 2>/dev/null)" = "$state" ]; then
   say "$out/steadfast is up to date"
   exit
@@ -29,12 +36,13 @@ if [ ! -x "$tools/llvm-profdata" ]; then
   command -v rustup >/dev/null || die "$tools/llvm-profdata is missing, and there is no rustup to fetch it: install rustc's llvm-tools"
   say "fetching llvm-tools of $(rustc -V)"
   rustup component add llvm-tools
+  [ -x "$tools/llvm-profdata" ] || die "rustup did not put llvm-profdata into $tools: is $(command -v rustc) its compiler?"
 fi
 
 # Build scripts and macros run on the build's own machine and are not measured: they are kept apart by --target.
 build() {
   RUSTFLAGS="${RUSTFLAGS:-} $1" CARGO_TARGET_DIR="$out/build" \
-    cargo build --profile dist --target "$host" -p steadfast-cli --bin steadfast
+    cargo build --locked --profile dist --target "$host" -p steadfast-cli --bin steadfast
 }
 
 # Both builds have this one name.
@@ -49,18 +57,23 @@ cargo build -q --release -p steadfast-tests --bin bench --bin scripted-model
 
 say "putting it under load, in both modes"
 tests/services.sh start >/dev/null
-eval "$(tests/services.sh env)"
+services=$(tests/services.sh env)
+eval "$services"
 rm -rf "$out/raw"
 for mode in embedded distributed; do
   # %m and %p: a file for each process.
   LLVM_PROFILE_FILE="$out/raw/%m-%p.profraw" STEADFAST_TEST_BINARY="$out/counting" \
-    "${CARGO_TARGET_DIR:-target}/release/bench" --mode "$mode" --c 1,64,1024 --seconds 5 >&2
+    "${CARGO_TARGET_DIR:-target}/release/bench" --mode "$mode" --c 1,64,1024 --seconds 5 >&2 ||
+    die "that load had faults: no profile is made of it"
 done
 compgen -G "$out/raw/*.profraw" >/dev/null || die "no process left a profile in $out/raw"
-"$tools/llvm-profdata" merge -o "$out/steadfast.profdata" "$out"/raw/*.profraw
+"$tools/llvm-profdata" merge -o "$out/merged" "$out"/raw/*.profraw
+# Its name is its content: cargo does not look into it, and must build everything again when it has changed.
+profile="$out/$(sha256sum <"$out/merged" | cut -c1-16).profdata"
+mv "$out/merged" "$profile"
 
 say "building the program with that profile"
-build "-Cprofile-use=$out/steadfast.profdata"
-cp "$program" "$out/steadfast"
+build "-Cprofile-use=$profile"
+cp "$program" "$out/new" && mv "$out/new" "$out/steadfast"
 echo "$state" >"$out/state"
 say "done: $out/steadfast"

@@ -27,9 +27,11 @@ use crate::{
 /// The part's name in `/readyz`.
 pub const PART: &str = "projector";
 
-/// From one round to the next: what gathers meanwhile shares a transaction, and of a run that ends meanwhile one row is
-/// written. An idle projector that is poked does not wait so long.
+/// From the beginning of one round to that of the next: what gathers meanwhile shares a transaction, and of a run that
+/// ends meanwhile one row is written. An idle projector that is poked does not wait so long.
 const PAUSE: Duration = Duration::from_millis(200);
+/// From the end of a round to the next, however long it took.
+const REST_MIN: Duration = Duration::from_millis(25);
 /// Between two tries while the database is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A projector that has not looked at the log for so long is not ready.
@@ -125,7 +127,7 @@ impl Projector {
                     self.tell(&lanes, &watch);
                     match found {
                         Found::MoreThanAPage => tokio::task::yield_now().await,
-                        Found::Events => tokio::time::sleep_until(began + PAUSE).await,
+                        Found::Events => tokio::time::sleep_until((began + PAUSE).max(Instant::now() + REST_MIN)).await,
                         Found::Nothing => {
                             let _ = tokio::time::timeout(PAUSE, self.poke.notified()).await;
                         }

@@ -36,10 +36,12 @@ const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// A command about a run that a newer build has written to goes round among the workers so often, and this slowly.
 const NEWER_TRIES: u64 = 10;
 const NEWER_PAUSE: Duration = Duration::from_secs(1);
-/// A worker without a free place looks at the queue after this, and so does one that found a command for each place it had
-/// for so long: by then one that has a place would have taken what is there. What nobody has a place for waits in its
-/// tenant's line, where the next free place goes to who has fewest.
+/// A worker without a free place looks at the queue after this, and so does one that for so long has found a command for
+/// each place it had: by then one that has a place would have taken what is there. What nobody has a place for waits in
+/// its tenant's line, where the next free place goes to who has fewest.
 const READ_AHEAD_AFTER: Duration = Duration::from_millis(100);
+/// A pull that took so long waited for a command, so there were not more of them than places.
+const WAITED: Duration = Duration::from_millis(25);
 /// Commands looked at in one go when there are more than places.
 const READ_AHEAD: usize = 256;
 /// A worker that has neither pulled a command nor found none for so long is not ready.
@@ -248,12 +250,13 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
     } = hands;
     // Commands were pulled for which there was no place: behind them may be one of somebody who has more of a right.
     let (mut pressed, mut looked) = (false, Instant::now());
-    // Since then there was a command for each free place, whenever we looked.
-    let mut outdone: Option<Instant> = None;
+    // Since then there was a command for each free place whenever we looked, without waiting for it.
+    let mut full_since: Option<Instant> = None;
     // The first look does not wait for a command: the worker is ready once the queue has answered.
     let mut answered = false;
     while !shutdown.is_cancelled() {
         let free = places.free();
+        let asked = Instant::now();
         let pulled = match free {
             0 => {
                 tokio::select! {
@@ -267,7 +270,7 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             free if !answered => shared.queue.pull_ready(free).await,
             // Followed to its end also when a stop comes: a pull that is dropped may take messages with it.
             free => {
-                let ahead = pressed || outdone.is_some_and(|since| since.elapsed() >= READ_AHEAD_AFTER);
+                let ahead = pressed || full_since.is_some_and(|since| since.elapsed() >= READ_AHEAD_AFTER);
                 shared.queue.pull(if ahead { free.max(READ_AHEAD) } else { free }).await
             }
         };
@@ -282,6 +285,7 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             Err(error) => {
                 tracing::warn!(%error, "no commands can be pulled");
                 health.trouble("worker", error.to_string());
+                full_since = None;
                 tokio::time::sleep(QUEUE_PAUSE).await;
                 continue;
             }
@@ -292,7 +296,8 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             crash::at(Point::PullAfter);
         }
         looked = Instant::now();
-        outdone = (deliveries.len() >= free.max(1)).then(|| outdone.unwrap_or(looked));
+        let full = deliveries.len() >= free.max(1) && (free == 0 || looked - asked < WAITED);
+        full_since = full.then(|| full_since.unwrap_or(looked));
         let mut surplus = Vec::new();
         for delivery in deliveries {
             // In our hands already: whatever the command is about, the run is looked at again, now and once more when

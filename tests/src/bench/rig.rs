@@ -220,9 +220,9 @@ impl Rig {
             role.sigterm();
             let ended = role.wait_exit(STOP_MAX).await;
             if !ended.is_some_and(|status| status.success()) {
+                let state = role.state().await;
                 faults.push(format!(
-                    "asked to stop, a process did not end well: {}",
-                    role.state().await
+                    "asked to stop, a process did not end well ({ended:?}): {state}"
                 ));
             }
         }

@@ -122,7 +122,7 @@ fn answer(request: &Request, script: &Script, tokens: usize) -> Vec<String> {
         let shown = request
             .messages
             .iter()
-            .map(|m| json!({"role": m.role, "content": m.text()}));
+            .map(|m| json!({"role": m.role, "content": m.text().unwrap_or_default()}));
         return pieces(&Value::from_iter(shown).to_string());
     }
     if let Some(schema) = request.answer_schema() {

@@ -1,5 +1,5 @@
-//! The part of a chat-completions request the model looks at, read leniently, and OpenAI's rules for a history, checked
-//! strictly: a conversation that this server takes, the real ones take.
+//! The part of a chat-completions request the model looks at, the rest left as it came, and OpenAI's rules for a history,
+//! checked strictly: a conversation that this server takes, the real ones take.
 
 use std::borrow::Cow;
 
@@ -33,14 +33,14 @@ pub(crate) struct Message<'a> {
     content: Option<&'a RawValue>,
     #[serde(default, borrow)]
     tool_calls: Option<Vec<Call<'a>>>,
-    #[serde(default, borrow)]
-    tool_call_id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    tool_call_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Call<'a> {
-    #[serde(default, borrow)]
-    id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    id: Option<String>,
     #[serde(default, borrow)]
     function: Option<Function<'a>>,
 }
@@ -55,9 +55,9 @@ struct Function<'a> {
 
 impl Message<'_> {
     /// Content is a string, null, or a list of parts of which some are text.
-    pub fn text(&self) -> String {
-        let content = self.content.map(|raw| serde_json::from_str(raw.get()));
-        match content.transpose().ok().flatten() {
+    pub fn text(&self) -> Result<String, serde_json::Error> {
+        let content = self.content.map(|raw| serde_json::from_str(raw.get())).transpose()?;
+        Ok(match content {
             Some(Value::String(text)) => text,
             Some(Value::Array(parts)) => parts
                 .iter()
@@ -65,7 +65,7 @@ impl Message<'_> {
                 .collect::<Vec<_>>()
                 .join(" "),
             _ => String::new(),
-        }
+        })
     }
 
     fn calls(&self) -> &[Call<'_>] {
@@ -91,12 +91,9 @@ impl Request<'_> {
     }
 
     /// The text the directives and the statistics go by.
-    pub fn user_text(&self) -> String {
-        self.messages
-            .iter()
-            .rfind(|m| m.role == "user")
-            .map(Message::text)
-            .unwrap_or_default()
+    pub fn user_text(&self) -> Result<String, serde_json::Error> {
+        let last = self.messages.iter().rfind(|m| m.role == "user");
+        last.map_or(Ok(String::new()), Message::text)
     }
 
     /// The role of the message to react to. Instructions may stand anywhere, also after it.
@@ -237,6 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_is_none_is_told_apart_from_an_empty_one() {
+        let said = |content: &str| {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":{content}}}]}}"#);
+            request(&body).user_text().map_err(|_| "unreadable")
+        };
+        assert_eq!(said("null"), Ok(String::new()));
+        assert_eq!(said(r#""hi""#), Ok("hi".into()));
+        assert_eq!(said(r#""\ud800""#), Err("unreadable"));
+    }
+
+    #[test]
     fn steps_are_counted_from_the_last_user_message() {
         let user = json!({"role": "user", "content": [{"type": "text", "text": "hi"}]});
         let result = json!({"role": "tool", "tool_call_id": "a", "content": "ok"});
@@ -246,7 +254,7 @@ mod tests {
         let body = body(&json!(all));
         let r = request(&body);
         assert_eq!(
-            (r.steps_taken(), r.user_text().as_str(), r.last_role()),
+            (r.steps_taken(), r.user_text().unwrap().as_str(), r.last_role()),
             (2, "hi", "tool")
         );
     }

@@ -81,14 +81,14 @@ impl Drop for InFlight {
 async fn chat(Shared(server): Shared<Server>, body: Bytes) -> Response {
     let in_flight = InFlight::new(&server);
     let number = server.next.fetch_add(1, Ordering::Relaxed);
-    let request: Request = match serde_json::from_slice(&body) {
-        Ok(request) => request,
+    let read = serde_json::from_slice::<Request>(&body).and_then(|request| Ok((request.user_text()?, request)));
+    let (text, request) = match read {
+        Ok(read) => read,
         Err(e) => {
             record(&server, "", 0, None, "error_400");
             return wire::error(400, &format!("the body is not a chat completion request: {e}"), None);
         }
     };
-    let text = request.user_text();
     let step = request.steps_taken() + 1;
     let read = Script::parse(&text);
     let refusal = if server.state().settings.strict {

@@ -205,7 +205,7 @@ struct Chunk<'a> {
 struct Choice<'a> {
     index: u64,
     delta: &'a Delta<'a>,
-    logprobs: Value,
+    logprobs: (),
     finish_reason: Option<&'a str>,
 }
 
@@ -252,7 +252,7 @@ fn chunk(envelope: &Envelope, delta: &Delta, finish_reason: Option<&str>) -> Byt
     let choice = Choice {
         index: 0,
         delta,
-        logprobs: Value::Null,
+        logprobs: (),
         finish_reason,
     };
     frame(&envelope.chunk(&[choice], envelope.with_usage.then_some(Value::Null)))

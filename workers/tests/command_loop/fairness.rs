@@ -89,7 +89,7 @@ async fn a_worker_that_finds_a_command_for_every_place_it_has_still_lets_who_com
     // A place is free again long before the worker would look at the queue for want of one.
     let flood = posted(&house, &tenant("flood"), 6 * FLOOD, false).await;
     let other = posted(&house, &tenant("other"), 1, false).await[0];
-    let worker = house.worker_of(options(3, 3), Duration::ZERO);
+    let worker = house.worker_of(options(3, 3), Duration::from_millis(2));
     house.ended(other).await;
     let ended = ended_among(&house, &flood).await;
     assert!(ended < flood.len() / 2, "{ended} of {} came before it", flood.len());
