@@ -8,6 +8,9 @@ use steadfast_tests::{
     model::{DIRECTIVES, SettingsPatch},
 };
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const ABOUT: &str = "An OpenAI-compatible model server that does what the user message orders.
 
 Left alone it calls a tool once (`lookup`, if offered, with {\"q\": the user text}; else the first offered) and then
