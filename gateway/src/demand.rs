@@ -7,7 +7,8 @@
 //!   can be done: everybody is refused. A tenant that waits behind its own runs is no sign of that.
 //!
 //! The look is half a second old at the most, and each gateway adds only what it accepts itself; so a line may grow past
-//! its limit by what other gateways accept in that time. Nothing is looked up for a request.
+//! its limit by what other gateways accept in that time, and by what is on its way into the store while one looks. Nothing
+//! is looked up for a request.
 
 use std::{
     collections::HashMap,

@@ -32,6 +32,8 @@ pub const PART: &str = "projector";
 const PAUSE: Duration = Duration::from_millis(200);
 /// From the end of a round to the next, however long it took.
 const REST_MIN: Duration = Duration::from_millis(25);
+/// A projector that is asked to stop takes so long at the most to come to the end of the log.
+const LAST_ROUNDS_MAX: Duration = Duration::from_secs(2);
 /// Between two tries while the database is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// A projector that has not looked at the log for so long is not ready.
@@ -86,7 +88,7 @@ impl Projector {
         self.poke.clone()
     }
 
-    /// Runs until told to stop. A database that is away is waited for.
+    /// Runs until told to stop, and then to the end of the log. A database that is away is waited for.
     pub async fn run(self, shutdown: CancellationToken) {
         self.health.expect(PART, SILENCE_MAX);
         tokio::select! {
@@ -95,6 +97,14 @@ impl Projector {
             // A round cut off here was a transaction that never happened.
             () = self.follow() => {}
         }
+        // What was appended until now is applied: a system that was stopped in order is up to date when it rests.
+        let _ = tokio::time::timeout(LAST_ROUNDS_MAX, self.catch_up()).await;
+    }
+
+    async fn catch_up(&self) -> Result<(), Error> {
+        let (mut log, mut lanes) = (Log::new(self.reader.clone()), self.lanes().await?);
+        while self.round(&mut log, &mut lanes).await? == Found::MoreThanAPage {}
+        Ok(())
     }
 
     async fn follow(&self) {
