@@ -110,6 +110,10 @@ impl Backend for Adapter {
         }
     }
 
+    fn blocks(&self) -> bool {
+        matches!(self.writer, Writer::Sqlite(_))
+    }
+
     async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Vec<Outcome>, Error> {
         let winners = match &self.writer {
             Writer::Postgres(writer) => writer.write(batch).await?,

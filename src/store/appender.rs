@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Append, Backend, Error, Outcome, Prepared};
+use super::{Append, Backend, Error, Outcome, Prepared, own_thread};
 use crate::{metrics, simulated};
 
 /// Appends in one commit, at the most.
@@ -46,7 +46,12 @@ impl Appender {
         let lanes = (0..backend.lanes().max(1))
             .map(|_| {
                 let (sender, receiver) = mpsc::channel(LANE_DEPTH);
-                simulated::spawn(lane(backend.clone(), receiver));
+                let lane = lane(backend.clone(), receiver);
+                if backend.blocks() {
+                    own_thread("append", lane);
+                } else {
+                    simulated::spawn(lane);
+                }
                 sender
             })
             .collect();
@@ -88,6 +93,8 @@ async fn lane(backend: Arc<dyn Backend>, mut jobs: mpsc::Receiver<Job>) {
                 None => return,
             }
         }
+        // Whoever is about to append, and only waits for a turn on this thread, shares the commit.
+        tokio::task::yield_now().await;
         while waiting.len() < BATCH_MAX {
             let Ok(job) = jobs.try_recv() else { break };
             waiting.push(job);

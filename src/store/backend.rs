@@ -17,6 +17,11 @@ pub trait Backend: Send + Sync + 'static {
     /// How many batches may be written at the same time.
     fn lanes(&self) -> usize;
 
+    /// Whether [`Backend::write`] blocks its thread, which then has to be its own.
+    fn blocks(&self) -> bool {
+        false
+    }
+
     /// Writes a batch in one commit; no two appends of it are for the same run, the same existing session or the same
     /// key. One verdict for each append, in order; a conflict of one touches no other.
     /// An error means the outcome of all is unknown.

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{
-    Error, Head, StoredEvent,
+    Error, Head, StoredEvent, own_thread,
     rows::head_of,
     sql::{Db, Row, in_time},
     sqlite,
@@ -54,11 +54,10 @@ pub struct Loads(mpsc::Sender<Ask>);
 impl Loads {
     pub fn start(db: &Db) -> Self {
         let (sender, asks) = mpsc::channel(DEPTH);
-        let source = match db {
-            Db::Postgres(pool) => Source::Postgres(pool.clone(), None),
-            Db::Sqlite { direct, .. } => Source::Sqlite(direct.clone()),
-        };
-        simulated::spawn(answer(source, asks));
+        match db {
+            Db::Postgres(pool) => drop(simulated::spawn(answer(Source::Postgres(pool.clone(), None), asks))),
+            Db::Sqlite { direct, .. } => own_thread("load", answer(Source::Sqlite(direct.clone()), asks)),
+        }
         Self(sender)
     }
 
@@ -87,7 +86,7 @@ async fn answer(mut source: Source, mut asks: mpsc::Receiver<Ask>) {
         let wanted: Vec<Wanted> = together.iter().map(|ask| ask.wanted).collect();
         let mut found = match &mut source {
             Source::Postgres(pool, own) => on_postgres(pool, own, &wanted).await,
-            Source::Sqlite(direct) => direct.load(wanted).await,
+            Source::Sqlite(direct) => direct.load(&wanted),
         };
         let failed = found.is_err();
         for Ask { wanted, reply } in together {

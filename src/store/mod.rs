@@ -67,6 +67,18 @@ pub fn backend(db: Db) -> Arc<dyn Backend> {
     Arc::new(adapter::Adapter::new(db))
 }
 
+/// Runs a task that blocks, on a thread of its own. It ends with the task.
+fn own_thread(name: &str, task: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Handle::current();
+    let begun = std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || runtime.block_on(task));
+    // Then the task is gone, and whoever asks it for something is told so.
+    if let Err(error) = begun {
+        tracing::error!(%error, thread = name, "a thread could not be started");
+    }
+}
+
 impl Store {
     /// Opens `postgres://…` or `sqlite://PATH`. Does not migrate: see [`Db::migrate`].
     pub async fn open(url: &str) -> Result<Self, Error> {

@@ -97,6 +97,10 @@ impl Db {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            // See `sqlite::Direct`.
+            .pragma("wal_autocheckpoint", "0")
+            // What a statement may have to take back is small.
+            .pragma("temp_store", "memory")
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(256);
         let write = SqlitePoolOptions::new()

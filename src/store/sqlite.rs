@@ -1,12 +1,16 @@
 //! The two hot paths on SQLite: the append, and the read that every run begins with.
 //!
 //! A statement costs little here and a change of threads much, so a batch is written, or read, in one go on a connection
-//! of its own, not statement by statement and row by row through sqlx's threads (docs/decisions/0026).
+//! of its own, not statement by statement and row by row through sqlx's threads (docs/decisions/0026). And no commit waits
+//! for a checkpoint: SQLite's log is put into the file beside the commits (docs/decisions/0028).
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +18,8 @@ use chrono::SubsecRound;
 use rusqlite::{
     CachedStatement, Connection, OpenFlags, OptionalExtension, Row, ToSql, Transaction, TransactionBehavior, params,
 };
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -28,13 +34,22 @@ use crate::run::{RunId, SessionId, Time, Usage};
 /// The way past sqlx.
 #[derive(Clone, Debug)]
 pub struct Direct {
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turns: Turns,
     append: Own,
     load: Own,
+    log: Own,
+    checkpoints: Arc<Checkpoints>,
 }
 
 /// Held by whoever writes: SQLite lets others fail or sleep, and wakes nobody in turn.
 pub type Turn = tokio::sync::OwnedMutexGuard<()>;
+
+#[derive(Clone, Debug, Default)]
+struct Turns {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Since the last checkpoint.
+    taken: Arc<AtomicBool>,
+}
 
 const HEAD: &str = "select * from runs where run_id = ?1";
 
@@ -104,6 +119,13 @@ const TAKE_KEY: &str = "
 
 const DROP_KEY: &str = "delete from idempotency_keys where tenant_id = ?1 and key = ?2";
 
+/// How often SQLite's log is put into the file, while something is written: it holds what was written meanwhile.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+/// So long whoever writes waits for readers of the log, at the most, so that it can begin anew.
+const READERS_MAX: Duration = Duration::from_millis(20);
+/// After a checkpoint that failed.
+const CHECKPOINT_AGAIN: Duration = Duration::from_secs(5);
+
 /// As for sqlx's connections.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 const STATEMENTS_MAX: usize = 32;
@@ -112,44 +134,106 @@ type Winner = (u64, Option<RunId>);
 type Winners = HashMap<RunId, Winner>;
 
 impl Direct {
+    /// To be called within a runtime: it begins the checkpoints.
     pub fn new(file: &Path) -> Self {
+        let (turns, log) = (Turns::default(), Own::new(file));
+        let stop = CancellationToken::new();
+        let keeping = keep_log_short(turns.clone(), log.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
         Self {
-            turn: Arc::default(),
+            turns,
             append: Own::new(file),
             load: Own::new(file),
+            log,
+            checkpoints: Arc::new(Checkpoints { stop }),
         }
     }
 
     pub async fn turn(&self) -> Result<Turn, Error> {
-        let turn = tokio::time::timeout(BUSY_MAX, self.turn.clone().lock_owned()).await;
-        turn.map_err(|_| Error::Unavailable(format!("the database file was busy for {} s", BUSY_MAX.as_secs())))
+        self.turns.next().await
     }
 
-    /// Winners of the batch; whoever is missing lost.
+    /// Winners of the batch; whoever is missing lost. It blocks: see [`super::own_thread`].
     pub async fn write(&self, batch: &[Arc<Prepared>], now: Time) -> Result<Winners, Error> {
-        let turn = self.turn().await?;
-        let batch = batch.to_vec();
-        let writing = self.append.use_it(move |connection| {
-            // Held to the end of the transaction.
-            let _turn = turn;
-            Ok(write(connection, &batch, now)?)
-        });
-        writing.await
+        let _turn = self.turn().await?;
+        self.append.work(|connection| Ok(write(connection, batch, now)?))
     }
 
-    /// Heads and first events of many runs.
-    pub async fn load(&self, wanted: Vec<Wanted>) -> Result<ByRun, Error> {
-        self.load.use_it(move |connection| load(connection, &wanted)).await
+    /// Heads and first events of many runs. It blocks: see [`super::own_thread`].
+    pub fn load(&self, wanted: &[Wanted]) -> Result<ByRun, Error> {
+        self.load.work(|connection| load(connection, wanted))
     }
 
     /// Once what is under way has ended. Whoever closes the file last puts its log into it.
     pub async fn close(&self) {
-        self.append.close().await;
-        self.load.close().await;
+        self.checkpoints.stop.cancel();
+        for own in [&self.append, &self.load, &self.log] {
+            // It cannot fail but by the end of the runtime, which closes it too.
+            let _ = own.on_blocking_thread(Own::close).await;
+        }
     }
 }
 
-/// A connection that only one task at a time uses, on a thread where it may block.
+impl Turns {
+    async fn next(&self) -> Result<Turn, Error> {
+        let turn = tokio::time::timeout(BUSY_MAX, self.turn.clone().lock_owned()).await;
+        let busy = |_| Error::Unavailable(format!("the database file was busy for {} s", BUSY_MAX.as_secs()));
+        let turn = turn.map_err(busy)?;
+        self.taken.store(true, Ordering::Relaxed);
+        Ok(turn)
+    }
+}
+
+/// They end with the last handle.
+#[derive(Debug)]
+struct Checkpoints {
+    stop: CancellationToken,
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Keeps SQLite's log short. A commit that did so itself would wait for the disk many times as long as for its own pages,
+/// and whatever is to be written next with it.
+async fn keep_log_short(turns: Turns, log: Own) {
+    loop {
+        tokio::time::sleep(CHECKPOINT_EVERY).await;
+        if !turns.taken.swap(false, Ordering::Relaxed) {
+            continue;
+        }
+        if let Err(error) = checkpoint(&turns, &log).await {
+            tracing::warn!(%error, "SQLite's log could not be put into the database file; it will be tried again");
+            turns.taken.store(true, Ordering::Relaxed);
+            tokio::time::sleep(CHECKPOINT_AGAIN).await;
+        }
+    }
+}
+
+async fn checkpoint(turns: &Turns, log: &Own) -> Result<(), Error> {
+    let ended = |error| Error::Unavailable(format!("a checkpoint was cut off: {error}"));
+    // Nobody waits for the most of it.
+    let most = log.on_blocking_thread(|log| log.work(|connection| into_file(connection, "passive")));
+    most.await.map_err(ended)??;
+    // The rest while nobody writes: a log begins anew only when all of it is in the file and whoever reads has seen that.
+    // Else it would grow for as long as something is written.
+    let turn = turns.turn.clone().lock_owned().await;
+    let rest = log.on_blocking_thread(move |log| {
+        let _turn = turn;
+        log.work(|connection| into_file(connection, "restart"))
+    });
+    rest.await.map_err(ended)?
+}
+
+/// Readers who take longer than [`READERS_MAX`] are not waited for: it goes as far as they let it.
+fn into_file(connection: &mut Connection, mode: &str) -> Result<(), Error> {
+    connection.busy_timeout(READERS_MAX)?;
+    Ok(connection.query_row(&format!("pragma wal_checkpoint({mode})"), [], |_| Ok(()))?)
+}
+
+/// A connection that only one thread at a time uses.
 #[derive(Clone, Debug)]
 struct Own {
     file: PathBuf,
@@ -172,38 +256,33 @@ impl Own {
         }
     }
 
-    /// Goes on to its end also when nobody waits for it any more.
-    async fn use_it<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let own = self.clone();
-        let working = tokio::task::spawn_blocking(move || {
-            let mut state = own.state.lock().unwrap_or_else(PoisonError::into_inner);
-            // After an error, or a panic, the connection's state is unknown; a new one is cheap.
-            let mut connection = match std::mem::take(&mut *state) {
-                State::Unopened => open(&own.file)?,
-                State::Open(connection) => connection,
-                State::Closed => {
-                    *state = State::Closed;
-                    return Err(Error::Unavailable("the database file is closed".into()));
-                }
-            };
-            let done = work(&mut connection)?;
-            *state = State::Open(connection);
-            Ok(done)
-        });
-        let ended = |error| Error::Unavailable(format!("work on the database file was cut off: {error}"));
-        working.await.map_err(ended)?
+    fn work<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T, Error>) -> Result<T, Error> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // After an error, or a panic, the connection's state is unknown; a new one is cheap.
+        let mut connection = match std::mem::take(&mut *state) {
+            State::Unopened => open(&self.file)?,
+            State::Open(connection) => connection,
+            State::Closed => {
+                *state = State::Closed;
+                return Err(Error::Unavailable("the database file is closed".into()));
+            }
+        };
+        let done = work(&mut connection)?;
+        *state = State::Open(connection);
+        Ok(done)
     }
 
-    async fn close(&self) {
+    fn close(&self) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Closed;
+    }
+
+    /// Goes on to its end also when nobody waits for it any more.
+    async fn on_blocking_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
         let own = self.clone();
-        let closing = tokio::task::spawn_blocking(move || {
-            *own.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Closed;
-        });
-        // It cannot fail but by the end of the runtime, which closes it too.
-        let _ = closing.await;
+        tokio::task::spawn_blocking(move || work(&own)).await
     }
 }
 
@@ -217,6 +296,7 @@ fn open(file: &Path) -> rusqlite::Result<Connection> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     Ok(connection)
 }
 

@@ -1,6 +1,9 @@
 //! A store of a test's own, and runs to put into it. The one place of these tests that reads the clock and draws ids.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use chrono::SubsecRound;
 use steadfast::{
@@ -72,6 +75,11 @@ impl Bed {
         let folder = std::env::temp_dir().join(fresh_prefix());
         let url = format!("sqlite://{}", folder.join("steadfast.db").display());
         Self::open(url, Some(folder)).await
+    }
+
+    /// Where the file of a SQLite bed is.
+    pub fn folder(&self) -> &Path {
+        self.folder.as_deref().expect("this bed has a folder")
     }
 
     pub async fn postgres() -> Self {

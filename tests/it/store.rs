@@ -3,6 +3,7 @@
 use crate::bed::Bed;
 
 mod blobs;
+mod checkpoints;
 mod claims;
 mod due;
 mod idempotency;

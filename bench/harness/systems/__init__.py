@@ -10,6 +10,8 @@ ALL = [
     dbos.Dbos,
     langgraph.LangGraph,
     bare.Bare,
+    bare.KeptOnSqlite,
+    bare.KeptOnPostgres,
 ]
 
 

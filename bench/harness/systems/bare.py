@@ -1,4 +1,5 @@
-"""The run itself with nothing kept: no peer, but what the HTTP of a run costs."""
+"""The run itself with nothing kept, or with its events kept and nothing else: no peers, but what the least costs that a
+service can do which makes the run's requests, and then keeps what has happened."""
 
 from contextlib import contextmanager
 
@@ -11,6 +12,24 @@ from .system import LAST_WORD, TASK, Running, Surroundings, System
 GATHER_MS = 8
 
 
+@contextmanager
+def start(around: Surroundings, keep: list, stores: dict[str, int]):
+    [port] = free_ports(1)
+    with Group(around.home) as group:
+        command = [paths.BARE_AGENT, "--port", port, "--model-url", around.model_url]
+        command += ["--gather-ms", GATHER_MS, "--at-once", SLOTS, *keep]
+        pid = group.start("bare", command)
+        group.ready("bare", f"http://127.0.0.1:{port}/healthz")
+        yield Running(
+            url=f"http://127.0.0.1:{port}/runs",
+            body={"input": TASK},
+            expect=["event: completed\n", LAST_WORD],
+            piece="event: text\n",
+            processes={"bare": pid},
+            stores=stores,
+        )
+
+
 class Bare(System):
     name = "bare"
     title = "Bare (axum, nothing is kept)"
@@ -20,18 +39,27 @@ class Bare(System):
         return {"axum": install.locked("axum"), "reqwest": install.locked("reqwest")}
 
     @staticmethod
+    def start(around: Surroundings):
+        return start(around, [], {})
+
+
+class KeptOnSqlite(Bare):
+    name = "kept-sqlite"
+    title = "Bare, its events kept on SQLite"
+
+    @staticmethod
+    def start(around: Surroundings):
+        return start(around, ["--keep", around.home / "kept.db"], {})
+
+
+class KeptOnPostgres(Bare):
+    name = "kept-postgres"
+    title = "Bare, its events kept on Postgres"
+
+    @staticmethod
     @contextmanager
     def start(around: Surroundings):
-        [port] = free_ports(1)
-        with Group(around.home) as group:
-            command = [paths.BARE_AGENT, "--port", port, "--model-url", around.model_url]
-            command += ["--gather-ms", GATHER_MS, "--at-once", SLOTS]
-            pid = group.start("bare", command)
-            group.ready("bare", f"http://127.0.0.1:{port}/healthz")
-            yield Running(
-                url=f"http://127.0.0.1:{port}/runs",
-                body={"input": TASK},
-                expect=["event: completed\n", LAST_WORD],
-                piece="event: text\n",
-                processes={"bare": pid},
-            )
+        services = around.services
+        with services.database("side_by_side_kept") as url:
+            with start(around, ["--keep", url], {"postgres": services.postgres_pid}) as running:
+                yield running

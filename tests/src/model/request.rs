@@ -33,14 +33,14 @@ pub(crate) struct Message<'a> {
     content: Option<&'a RawValue>,
     #[serde(default, borrow)]
     tool_calls: Option<Vec<Call<'a>>>,
-    #[serde(default)]
-    tool_call_id: Option<String>,
+    #[serde(default, borrow)]
+    tool_call_id: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Call<'a> {
-    #[serde(default)]
-    id: Option<String>,
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     function: Option<Function<'a>>,
 }
@@ -82,6 +82,17 @@ impl Call<'_> {
         let is_text = |raw: Option<&RawValue>| raw.is_some_and(|raw| raw.get().starts_with('"'));
         let function = self.function.as_ref();
         function.is_some_and(|function| is_text(function.name) && is_text(function.arguments))
+    }
+}
+
+impl<'a> Request<'a> {
+    pub fn read(body: &'a [u8]) -> Result<Self, serde_json::Error> {
+        match std::str::from_utf8(body) {
+            // Looked through once, as a whole: strings need not be looked through again.
+            Ok(text) => serde_json::from_str(text),
+            // It says where.
+            Err(_) => serde_json::from_slice(body),
+        }
     }
 }
 

@@ -81,7 +81,7 @@ impl Drop for InFlight {
 async fn chat(Shared(server): Shared<Server>, body: Bytes) -> Response {
     let in_flight = InFlight::new(&server);
     let number = server.next.fetch_add(1, Ordering::Relaxed);
-    let read = serde_json::from_slice::<Request>(&body).and_then(|request| Ok((request.user_text()?, request)));
+    let read = Request::read(&body).and_then(|request| Ok((request.user_text()?, request)));
     let (text, request) = match read {
         Ok(read) => read,
         Err(e) => {

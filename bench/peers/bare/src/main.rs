@@ -1,7 +1,9 @@
 //! The workload and nothing else: two model calls, the tool, the text streamed to the client. Nothing is kept, so a
 //! process that dies takes its runs with it. It is no peer: with text gathered and runs limited as Steadfast does it, it
-//! is the closest thing to a floor for the HTTP of a run that this bench has.
+//! is the closest thing to a floor for the HTTP of a run that this bench has. With `--keep` every event of a run is on the
+//! disk before the run goes on, which is the closest thing to a floor for a durable run; nothing takes up what is there.
 
+mod keeper;
 mod pieces;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -10,6 +12,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -19,6 +22,7 @@ use futures::stream;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
+use keeper::{Keeper, Kept};
 use pieces::Pieces;
 
 #[derive(Parser)]
@@ -28,6 +32,9 @@ struct Options {
     /// Gather text for so long after a piece was sent; without it each piece read is sent as it comes
     #[arg(long)]
     gather_ms: Option<u64>,
+    /// Keep the events of each run, in as many commits a run as Steadfast's: postgres://… (an empty database), or a new file
+    #[arg(long)]
+    keep: Option<String>,
     /// Runs that execute at the same time, at most, while the others wait; without it all do
     #[arg(long)]
     at_once: Option<usize>,
@@ -37,6 +44,7 @@ struct Agent {
     model: Model,
     gather: Option<Duration>,
     slots: Semaphore,
+    keeper: Option<Keeper>,
 }
 
 type Client = mpsc::UnboundedSender<Bytes>;
@@ -51,10 +59,13 @@ fn tell(client: &Client, frames: String) {
 }
 
 impl Agent {
-    async fn run(&self, task: &str, client: &Client) -> Result<String, chat::Error> {
+    async fn run(&self, task: &str, client: &Client, mut kept: Option<Kept>) -> Result<String, chat::Error> {
         let _slot = self.slots.acquire().await?;
         let mut messages = chat::conversation(task);
+        let mut unkept = vec![("run.started", "{}".to_owned())];
         loop {
+            unkept.push(("model.called", json!({"model": chat::MODEL}).to_string()));
+            keep(&mut kept, &mut unkept).await?;
             let pieces = Pieces::new(client, self.gather);
             let reply = tokio::select! {
                 biased;
@@ -63,21 +74,40 @@ impl Agent {
             };
             pieces.flush();
             let calls = chat::tool_calls(&reply);
+            unkept.push(("model.replied", reply.to_string()));
             if calls.is_empty() {
-                return Ok(reply["content"].as_str().unwrap_or_default().to_owned());
+                let output = reply["content"].as_str().unwrap_or_default();
+                unkept.push(("run.completed", json!({"output": output}).to_string()));
+                keep(&mut kept, &mut unkept).await?;
+                return Ok(output.to_owned());
             }
             messages.push(reply);
             for call in &calls {
-                messages.push(chat::tool_message(call, chat::lookup(call)?));
+                let found = chat::tool_message(call, chat::lookup(call)?);
+                unkept.push(("tool.called", call.to_string()));
+                unkept.push(("tool.succeeded", found.to_string()));
+                messages.push(found);
             }
         }
     }
 }
 
-async fn run(State(agent): State<Arc<Agent>>, Json(task): Json<Task>) -> Response {
+async fn keep(kept: &mut Option<Kept>, events: &mut Vec<(&'static str, String)>) -> Result<(), chat::Error> {
+    let events = events.drain(..);
+    match kept {
+        Some(kept) => kept.append(events).await,
+        None => Ok(()),
+    }
+}
+
+async fn run(State(agent): State<Arc<Agent>>, Json(task): Json<Task>) -> Result<Response, (StatusCode, String)> {
+    let mut kept = agent.keeper.as_ref().map(Keeper::run);
+    let mut requested = vec![("run.requested", json!({"input": task.input}).to_string())];
+    let accepted = keep(&mut kept, &mut requested).await;
+    accepted.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let (client, frames) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        match agent.run(&task.input, &client).await {
+        match agent.run(&task.input, &client, kept).await {
             Ok(output) => tell(&client, frame("completed", &output)),
             Err(error) => tell(&client, frame("failed", &error.to_string())),
         }
@@ -86,16 +116,21 @@ async fn run(State(agent): State<Arc<Agent>>, Json(task): Json<Task>) -> Respons
         let frame = frames.recv().await?;
         Some((Ok::<_, Infallible>(frame), frames))
     });
-    ([("content-type", "text/event-stream")], Body::from_stream(frames)).into_response()
+    Ok(([("content-type", "text/event-stream")], Body::from_stream(frames)).into_response())
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), chat::Error> {
     let options = Options::parse();
+    let keeper = match &options.keep {
+        Some(place) => Some(Keeper::open(place).await?),
+        None => None,
+    };
     let agent = Agent {
         model: Model::new(&options.common.model_url)?,
         gather: options.gather_ms.map(Duration::from_millis),
         slots: Semaphore::new(options.at_once.unwrap_or(Semaphore::MAX_PERMITS)),
+        keeper,
     };
     chat::serve(options.common.port, post(run).with_state(Arc::new(agent))).await?;
     Ok(())

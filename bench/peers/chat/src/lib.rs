@@ -38,6 +38,8 @@ pub async fn serve(port: u16, runs: MethodRouter) -> io::Result<()> {
     axum::serve(listener.tap_io(|socket| drop(socket.set_nodelay(true))), router).await
 }
 
+pub const MODEL: &str = "scripted-server";
+
 /// An OpenAI-compatible server.
 pub struct Model {
     http: Client,
@@ -112,7 +114,7 @@ struct Delta {
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 fn request(messages: &[Value]) -> Value {
-    json!({"model": "scripted-server", "messages": messages, "tools": [{"type": "function", "function": {
+    json!({"model": MODEL, "messages": messages, "tools": [{"type": "function", "function": {
         "name": "lookup",
         "description": "Returns the text it is given.",
         "parameters": {
