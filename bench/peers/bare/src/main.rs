@@ -19,7 +19,7 @@ use axum::{
 use chat::{Args, Model, Task};
 use clap::Parser;
 use futures::stream;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
 use keeper::{Keeper, Kept};
@@ -59,13 +59,13 @@ fn tell(client: &Client, frames: String) {
 }
 
 impl Agent {
-    async fn run(&self, task: &str, client: &Client, mut kept: Option<Kept>) -> Result<String, chat::Error> {
+    async fn run(&self, task: &str, client: &Client, mut log: RunLog) -> Result<String, chat::Error> {
         let _slot = self.slots.acquire().await?;
         let mut messages = chat::conversation(task);
-        let mut unkept = vec![("run.started", "{}".to_owned())];
+        log.note("run.started", || json!({}));
         loop {
-            unkept.push(("model.called", json!({"model": chat::MODEL}).to_string()));
-            keep(&mut kept, &mut unkept).await?;
+            log.note("model.called", || json!({"model": chat::MODEL}));
+            log.keep().await?;
             let pieces = Pieces::new(client, self.gather);
             let reply = tokio::select! {
                 biased;
@@ -74,40 +74,60 @@ impl Agent {
             };
             pieces.flush();
             let calls = chat::tool_calls(&reply);
-            unkept.push(("model.replied", reply.to_string()));
+            log.note("model.replied", || reply.clone());
             if calls.is_empty() {
                 let output = reply["content"].as_str().unwrap_or_default();
-                unkept.push(("run.completed", json!({"output": output}).to_string()));
-                keep(&mut kept, &mut unkept).await?;
+                log.note("run.completed", || json!({"output": output}));
+                log.keep().await?;
                 return Ok(output.to_owned());
             }
             messages.push(reply);
             for call in &calls {
                 let found = chat::tool_message(call, chat::lookup(call)?);
-                unkept.push(("tool.called", call.to_string()));
-                unkept.push(("tool.succeeded", found.to_string()));
+                log.note("tool.called", || call.clone());
+                log.note("tool.succeeded", || found.clone());
                 messages.push(found);
             }
         }
     }
 }
 
-async fn keep(kept: &mut Option<Kept>, events: &mut Vec<(&'static str, String)>) -> Result<(), chat::Error> {
-    let events = events.drain(..);
-    match kept {
-        Some(kept) => kept.append(events).await,
-        None => Ok(()),
+/// What a run has done since it was last kept; nothing is noted where nothing is kept.
+struct RunLog {
+    kept: Option<Kept>,
+    noted: Vec<(&'static str, String)>,
+}
+
+impl RunLog {
+    fn of(kept: Option<Kept>) -> Self {
+        Self {
+            kept,
+            noted: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, kind: &'static str, payload: impl FnOnce() -> Value) {
+        if self.kept.is_some() {
+            self.noted.push((kind, payload().to_string()));
+        }
+    }
+
+    async fn keep(&mut self) -> Result<(), chat::Error> {
+        match &mut self.kept {
+            Some(kept) => kept.append(self.noted.drain(..)).await,
+            None => Ok(()),
+        }
     }
 }
 
 async fn run(State(agent): State<Arc<Agent>>, Json(task): Json<Task>) -> Result<Response, (StatusCode, String)> {
-    let mut kept = agent.keeper.as_ref().map(Keeper::run);
-    let mut requested = vec![("run.requested", json!({"input": task.input}).to_string())];
-    let accepted = keep(&mut kept, &mut requested).await;
+    let mut log = RunLog::of(agent.keeper.as_ref().map(Keeper::run));
+    log.note("run.requested", || json!({"input": task.input}));
+    let accepted = log.keep().await;
     accepted.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let (client, frames) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        match agent.run(&task.input, &client, kept).await {
+        match agent.run(&task.input, &client, log).await {
             Ok(output) => tell(&client, frame("completed", &output)),
             Err(error) => tell(&client, frame("failed", &error.to_string())),
         }
