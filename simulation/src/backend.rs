@@ -86,6 +86,10 @@ impl Backend for SimulatedBackend {
         LANES
     }
 
+    fn blocks(&self) -> bool {
+        false
+    }
+
     async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Vec<Outcome>, Error> {
         self.cross().await?;
         // What has reached the server happens there, whatever becomes of the one who asked.

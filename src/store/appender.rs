@@ -23,6 +23,7 @@ const LANE_DEPTH: usize = 4096;
 /// A caller hears so long after its patience has run out, at the latest.
 const GRACE: Duration = Duration::from_millis(500);
 /// A batch that has not committed by then is given up on, its connection with it, and the log is asked what became of it.
+/// Where writing blocks the lane, nothing can: SQLite itself waits for 5 s at the most, and callers for their patience.
 const WRITE_MAX: Duration = Duration::from_secs(10);
 /// Pause between tries while the database is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -93,7 +94,8 @@ async fn lane(backend: Arc<dyn Backend>, mut jobs: mpsc::Receiver<Job>) {
                 None => return,
             }
         }
-        // Whoever is about to append, and only waits for a turn on this thread, shares the commit.
+        // Whoever is about to append, and only waits for a turn on this thread, shares the commit. A thread of the lane's own
+        // has nobody else.
         tokio::task::yield_now().await;
         while waiting.len() < BATCH_MAX {
             let Ok(job) = jobs.try_recv() else { break };

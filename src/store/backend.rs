@@ -18,9 +18,7 @@ pub trait Backend: Send + Sync + 'static {
     fn lanes(&self) -> usize;
 
     /// Whether [`Backend::write`] blocks its thread, which then has to be its own.
-    fn blocks(&self) -> bool {
-        false
-    }
+    fn blocks(&self) -> bool;
 
     /// Writes a batch in one commit; no two appends of it are for the same run, the same existing session or the same
     /// key. One verdict for each append, in order; a conflict of one touches no other.

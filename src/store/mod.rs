@@ -67,7 +67,7 @@ pub fn backend(db: Db) -> Arc<dyn Backend> {
     Arc::new(adapter::Adapter::new(db))
 }
 
-/// Runs a task that blocks, on a thread of its own. It ends with the task.
+/// Runs a task that blocks, on a thread of its own, which ends with the task: when its handles are gone.
 fn own_thread(name: &str, task: impl Future<Output = ()> + Send + 'static) {
     let runtime = tokio::runtime::Handle::current();
     let begun = std::thread::Builder::new()

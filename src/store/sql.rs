@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Error,
-    sqlite::{Direct, Turn},
+    sqlite::{Direct, LOG_BYTES_KEPT, Turn},
 };
 use crate::run::Time;
 
@@ -97,10 +97,9 @@ impl Db {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            // See `sqlite::Direct`.
+            // As for `Direct`'s own.
             .pragma("wal_autocheckpoint", "0")
-            // What a statement may have to take back is small.
-            .pragma("temp_store", "memory")
+            .pragma("journal_size_limit", LOG_BYTES_KEPT.to_string())
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(256);
         let write = SqlitePoolOptions::new()

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,7 +20,7 @@ use rusqlite::{
     CachedStatement, Connection, OpenFlags, OptionalExtension, Row, ToSql, Transaction, TransactionBehavior, params,
 };
 use tokio::task::JoinError;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::{
@@ -38,7 +39,9 @@ pub struct Direct {
     append: Own,
     load: Own,
     log: Own,
-    checkpoints: Arc<Checkpoints>,
+    stop: CancellationToken,
+    /// Ends the checkpoints with the last of these handles.
+    _guard: Arc<DropGuard>,
 }
 
 /// Held by whoever writes: SQLite lets others fail or sleep, and wakes nobody in turn.
@@ -123,6 +126,8 @@ const DROP_KEY: &str = "delete from idempotency_keys where tenant_id = ?1 and ke
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
 /// So long whoever writes waits for readers of the log, at the most, so that it can begin anew.
 const READERS_MAX: Duration = Duration::from_millis(20);
+/// A log that had to grow beyond this is cut to it when it begins anew.
+pub const LOG_BYTES_KEPT: u32 = 64 * 1024 * 1024;
 /// After a checkpoint that failed.
 const CHECKPOINT_AGAIN: Duration = Duration::from_secs(5);
 
@@ -145,7 +150,8 @@ impl Direct {
             append: Own::new(file),
             load: Own::new(file),
             log,
-            checkpoints: Arc::new(Checkpoints { stop }),
+            _guard: Arc::new(stop.clone().drop_guard()),
+            stop,
         }
     }
 
@@ -153,7 +159,7 @@ impl Direct {
         self.turns.next().await
     }
 
-    /// Winners of the batch; whoever is missing lost. It blocks: see [`super::own_thread`].
+    /// Winners of the batch; whoever is missing lost. Once it has the turn it blocks: see [`super::own_thread`].
     pub async fn write(&self, batch: &[Arc<Prepared>], now: Time) -> Result<Winners, Error> {
         let _turn = self.turn().await?;
         self.append.work(|connection| Ok(write(connection, batch, now)?))
@@ -166,9 +172,9 @@ impl Direct {
 
     /// Once what is under way has ended. Whoever closes the file last puts its log into it.
     pub async fn close(&self) {
-        self.checkpoints.stop.cancel();
+        self.stop.cancel();
         for own in [&self.append, &self.load, &self.log] {
-            // It cannot fail but by the end of the runtime, which closes it too.
+            // It cannot fail but by the end of the runtime; the end of the process closes it too.
             let _ = own.on_blocking_thread(Own::close).await;
         }
     }
@@ -184,18 +190,6 @@ impl Turns {
     }
 }
 
-/// They end with the last handle.
-#[derive(Debug)]
-struct Checkpoints {
-    stop: CancellationToken,
-}
-
-impl Drop for Checkpoints {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
 /// Keeps SQLite's log short. A commit that did so itself would wait for the disk many times as long as for its own pages,
 /// and whatever is to be written next with it.
 async fn keep_log_short(turns: Turns, log: Own) {
@@ -204,21 +198,32 @@ async fn keep_log_short(turns: Turns, log: Own) {
         if !turns.taken.swap(false, Ordering::Relaxed) {
             continue;
         }
-        if let Err(error) = checkpoint(&turns, &log).await {
-            tracing::warn!(%error, "SQLite's log could not be put into the database file; it will be tried again");
-            turns.taken.store(true, Ordering::Relaxed);
-            tokio::time::sleep(CHECKPOINT_AGAIN).await;
+        match checkpoint(&turns, &log).await {
+            Ok(Reached::End) => {}
+            Ok(Reached::Reader) => turns.taken.store(true, Ordering::Relaxed),
+            Err(error) => {
+                tracing::warn!(%error, "SQLite's log could not be put into the database file; it will be tried again");
+                turns.taken.store(true, Ordering::Relaxed);
+                tokio::time::sleep(CHECKPOINT_AGAIN).await;
+            }
         }
     }
 }
 
-async fn checkpoint(turns: &Turns, log: &Own) -> Result<(), Error> {
+/// How far a checkpoint came.
+enum Reached {
+    End,
+    /// One who still needs what the file, or the log, holds. Next time it goes on from there.
+    Reader,
+}
+
+async fn checkpoint(turns: &Turns, log: &Own) -> Result<Reached, Error> {
     let ended = |error| Error::Unavailable(format!("a checkpoint was cut off: {error}"));
-    // Nobody waits for the most of it.
+    // Most pages are copied while others write.
     let most = log.on_blocking_thread(|log| log.work(|connection| into_file(connection, "passive")));
     most.await.map_err(ended)??;
-    // The rest while nobody writes: a log begins anew only when all of it is in the file and whoever reads has seen that.
-    // Else it would grow for as long as something is written.
+    // The rest, and what the disk takes for all of them, while nobody writes: a log begins anew only when all of it is in
+    // the file and whoever reads has seen that. Else it would grow for as long as something is written.
     let turn = turns.turn.clone().lock_owned().await;
     let rest = log.on_blocking_thread(move |log| {
         let _turn = turn;
@@ -228,9 +233,10 @@ async fn checkpoint(turns: &Turns, log: &Own) -> Result<(), Error> {
 }
 
 /// Readers who take longer than [`READERS_MAX`] are not waited for: it goes as far as they let it.
-fn into_file(connection: &mut Connection, mode: &str) -> Result<(), Error> {
+fn into_file(connection: &mut Connection, mode: &str) -> Result<Reached, Error> {
     connection.busy_timeout(READERS_MAX)?;
-    Ok(connection.query_row(&format!("pragma wal_checkpoint({mode})"), [], |_| Ok(()))?)
+    let stopped = connection.query_row(&format!("pragma wal_checkpoint({mode})"), [], |row| row.get::<_, bool>(0))?;
+    Ok(if stopped { Reached::Reader } else { Reached::End })
 }
 
 /// A connection that only one thread at a time uses.
@@ -267,7 +273,10 @@ impl Own {
                 return Err(Error::Unavailable("the database file is closed".into()));
             }
         };
-        let done = work(&mut connection)?;
+        // A panic ends neither the thread nor what else is done on it.
+        let working = catch_unwind(AssertUnwindSafe(|| work(&mut connection)));
+        let panicked = |_| Error::Unavailable("work on the database file panicked".into());
+        let done = working.map_err(panicked)??;
         *state = State::Open(connection);
         Ok(done)
     }
@@ -297,6 +306,7 @@ fn open(file: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
     Ok(connection)
 }
 

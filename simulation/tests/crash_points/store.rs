@@ -91,6 +91,12 @@ impl Backend for CutStore {
     fn lanes(&self) -> usize {
         self.inner.lanes()
     }
+
+    /// The file under it does block; but its lane must be within the process, or a kill would not stop it.
+    fn blocks(&self) -> bool {
+        false
+    }
+
     async fn was_appended(&self, append: &Prepared) -> Result<Option<Outcome>, Error> {
         self.inner.was_appended(append).await
     }
