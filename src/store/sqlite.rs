@@ -235,7 +235,8 @@ async fn checkpoint(turns: &Turns, log: &Own) -> Result<Reached, Error> {
 /// Readers who take longer than [`READERS_MAX`] are not waited for: it goes as far as they let it.
 fn into_file(connection: &mut Connection, mode: &str) -> Result<Reached, Error> {
     connection.busy_timeout(READERS_MAX)?;
-    let stopped = connection.query_row(&format!("pragma wal_checkpoint({mode})"), [], |row| row.get::<_, bool>(0))?;
+    let pragma = format!("pragma wal_checkpoint({mode})");
+    let stopped: bool = connection.query_row(&pragma, [], |row| row.get(0))?;
     Ok(if stopped { Reached::Reader } else { Reached::End })
 }
 

@@ -78,9 +78,7 @@ impl Parser {
             self.searched = self.searched.max(self.line);
         }
         self.after_cr &= self.line == self.bytes.len();
-        let found = self.bytes[self.searched..]
-            .iter()
-            .position(|byte| matches!(byte, b'\n' | b'\r'));
+        let found = memchr::memchr2(b'\n', b'\r', &self.bytes[self.searched..]);
         let end = found.map(|at| self.searched + at);
         self.searched = end.unwrap_or(self.bytes.len());
         end
