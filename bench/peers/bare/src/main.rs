@@ -19,7 +19,7 @@ use axum::{
 use chat::{Args, Model, Task};
 use clap::Parser;
 use futures::stream;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 use keeper::{Keeper, Kept};
@@ -62,9 +62,9 @@ impl Agent {
     async fn run(&self, task: &str, client: &Client, mut log: RunLog) -> Result<String, chat::Error> {
         let _slot = self.slots.acquire().await?;
         let mut messages = chat::conversation(task);
-        log.note("run.started", || json!({}));
+        log.note("run.started", || "{}".into());
         loop {
-            log.note("model.called", || json!({"model": chat::MODEL}));
+            log.note("model.called", || json!({"model": chat::MODEL}).to_string());
             log.keep().await?;
             let pieces = Pieces::new(client, self.gather);
             let reply = tokio::select! {
@@ -74,18 +74,18 @@ impl Agent {
             };
             pieces.flush();
             let calls = chat::tool_calls(&reply);
-            log.note("model.replied", || reply.clone());
+            log.note("model.replied", || reply.to_string());
             if calls.is_empty() {
                 let output = reply["content"].as_str().unwrap_or_default();
-                log.note("run.completed", || json!({"output": output}));
+                log.note("run.completed", || json!({"output": output}).to_string());
                 log.keep().await?;
                 return Ok(output.to_owned());
             }
             messages.push(reply);
             for call in &calls {
                 let found = chat::tool_message(call, chat::lookup(call)?);
-                log.note("tool.called", || call.clone());
-                log.note("tool.succeeded", || found.clone());
+                log.note("tool.called", || call.to_string());
+                log.note("tool.succeeded", || found.to_string());
                 messages.push(found);
             }
         }
@@ -106,9 +106,9 @@ impl RunLog {
         }
     }
 
-    fn note(&mut self, kind: &'static str, payload: impl FnOnce() -> Value) {
+    fn note(&mut self, kind: &'static str, payload: impl FnOnce() -> String) {
         if self.kept.is_some() {
-            self.noted.push((kind, payload().to_string()));
+            self.noted.push((kind, payload()));
         }
     }
 
@@ -122,7 +122,7 @@ impl RunLog {
 
 async fn run(State(agent): State<Arc<Agent>>, Json(task): Json<Task>) -> Result<Response, (StatusCode, String)> {
     let mut log = RunLog::of(agent.keeper.as_ref().map(Keeper::run));
-    log.note("run.requested", || json!({"input": task.input}));
+    log.note("run.requested", || json!({"input": task.input}).to_string());
     let accepted = log.keep().await;
     accepted.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let (client, frames) = mpsc::unbounded_channel();
