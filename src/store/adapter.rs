@@ -11,11 +11,11 @@ use super::{
     Session, Snapshot, StoredAnswer, StoredEvent,
     backend::held_pause,
     encode::referred,
+    file::File,
     loads::Loads,
     postgres,
     rows::{EVENT_COLUMNS, due_of, event_of, head_of},
     sql::{Db, Row},
-    sqlite,
 };
 use crate::run::{RunId, SessionId, TenantId, Time};
 
@@ -33,14 +33,14 @@ pub struct Adapter {
 
 enum Writer {
     Postgres(postgres::Writer),
-    Sqlite(sqlite::Direct),
+    Sqlite(File),
 }
 
 impl Adapter {
     pub fn new(db: Db) -> Self {
         let writer = match &db {
             Db::Postgres(pool) => Writer::Postgres(postgres::Writer::new(pool.clone())),
-            Db::Sqlite { direct, .. } => Writer::Sqlite(direct.clone()),
+            Db::Sqlite(file) => Writer::Sqlite(file.clone()),
         };
         let loads = Loads::start(&db);
         Self { db, writer, loads }
@@ -117,7 +117,7 @@ impl Backend for Adapter {
     async fn write(&self, batch: &[Arc<Prepared>]) -> Result<Vec<Outcome>, Error> {
         let winners = match &self.writer {
             Writer::Postgres(writer) => writer.write(batch).await?,
-            Writer::Sqlite(writer) => writer.write(batch, super::clock::now()).await?,
+            Writer::Sqlite(file) => file.append(batch, super::clock::now()).await?,
         };
         let mut verdicts = Vec::with_capacity(batch.len());
         for prepared in batch {

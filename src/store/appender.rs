@@ -49,7 +49,7 @@ impl Appender {
                 let (sender, receiver) = mpsc::channel(LANE_DEPTH);
                 let lane = lane(backend.clone(), receiver);
                 if backend.blocks() {
-                    own_thread("append", lane);
+                    drop(own_thread("append", lane));
                 } else {
                     simulated::spawn(lane);
                 }

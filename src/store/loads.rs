@@ -2,7 +2,7 @@
 //!
 //! It works as the appender does: whatever waits is asked together, and the next question forms while that one is
 //! answered. On Postgres that is one statement, on a connection of its own: a pool asks the server for a sign of life
-//! after every use, which for a short read is as much work as the read. On SQLite see [`sqlite`].
+//! after every use, which for a short read is as much work as the read. On SQLite see [`File::load`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,10 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{
-    Error, Head, StoredEvent, own_thread,
+    Error, Head, StoredEvent,
+    file::File,
+    own_thread,
     rows::head_of,
     sql::{Db, Row, in_time},
-    sqlite,
 };
 use crate::{run::RunId, simulated};
 
@@ -56,7 +57,7 @@ impl Loads {
         let (sender, asks) = mpsc::channel(DEPTH);
         match db {
             Db::Postgres(pool) => drop(simulated::spawn(answer(Source::Postgres(pool.clone(), None), asks))),
-            Db::Sqlite { direct, .. } => own_thread("load", answer(Source::Sqlite(direct.clone()), asks)),
+            Db::Sqlite(file) => drop(own_thread("load", answer(Source::Sqlite(file.clone()), asks))),
         }
         Self(sender)
     }
@@ -72,7 +73,7 @@ impl Loads {
 
 enum Source {
     Postgres(PgPool, Option<PgConnection>),
-    Sqlite(sqlite::Direct),
+    Sqlite(File),
 }
 
 async fn answer(mut source: Source, mut asks: mpsc::Receiver<Ask>) {
@@ -86,7 +87,7 @@ async fn answer(mut source: Source, mut asks: mpsc::Receiver<Ask>) {
         let wanted: Vec<Wanted> = together.iter().map(|ask| ask.wanted).collect();
         let mut found = match &mut source {
             Source::Postgres(pool, own) => on_postgres(pool, own, &wanted).await,
-            Source::Sqlite(direct) => direct.load(&wanted),
+            Source::Sqlite(file) => file.load(&wanted),
         };
         let failed = found.is_err();
         for Ask { wanted, reply } in together {

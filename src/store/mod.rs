@@ -12,6 +12,7 @@ mod backend;
 mod clock;
 mod cqrs;
 mod encode;
+mod file;
 pub mod home;
 mod load;
 mod loads;
@@ -23,7 +24,11 @@ pub mod sql;
 mod sqlite;
 mod types;
 
-use std::sync::Arc;
+use std::{
+    cell::Cell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 pub use appender::{Appender, BATCH_MAX};
 pub use backend::{Backend, held_pause};
@@ -33,6 +38,7 @@ pub use load::{Loaded, SNAPSHOT_EVERY};
 pub use providers::{KnownState, ProviderState, ProviderStates, STALE_AFTER};
 pub use reader::Reader;
 pub use sql::Db;
+use tokio::sync::oneshot;
 pub use types::*;
 
 /// A store, opened: both handles and the database under them.
@@ -67,16 +73,37 @@ pub fn backend(db: Db) -> Arc<dyn Backend> {
     Arc::new(adapter::Adapter::new(db))
 }
 
-/// Runs a task that blocks, on a thread of its own, which ends with the task: when its handles are gone.
-fn own_thread(name: &str, task: impl Future<Output = ()> + Send + 'static) {
+thread_local! {
+    /// Whether this thread has one task only, which may block it.
+    static BLOCKS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a task that blocks, on a thread of its own, which ends with the task: then this receives that nobody sends.
+pub fn own_thread(name: &str, task: impl Future<Output = ()> + Send + 'static) -> oneshot::Receiver<()> {
     let runtime = tokio::runtime::Handle::current();
-    let begun = std::thread::Builder::new()
-        .name(name.into())
-        .spawn(move || runtime.block_on(task));
+    let (sender, ended) = oneshot::channel();
+    let begun = std::thread::Builder::new().name(name.into()).spawn(move || {
+        let _sender = sender;
+        BLOCKS.set(true);
+        runtime.block_on(task);
+    });
     // Then the task is gone, and whoever asks it for something is told so.
     if let Err(error) = begun {
         tracing::error!(%error, thread = name, "a thread could not be started");
     }
+    ended
+}
+
+/// Work that blocks: here, where the thread is its task's own, else on a thread for such work. There it goes on to its end also
+/// when nobody waits for it any more.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let cut_off = "work on the database was cut off";
+    if BLOCKS.get() {
+        let done = catch_unwind(AssertUnwindSafe(work));
+        return done.map_err(|_| Error::Unavailable(format!("{cut_off}: it panicked")));
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::Unavailable(format!("{cut_off}: {error}")))
 }
 
 impl Store {

@@ -4,20 +4,18 @@
 
 use std::{borrow::Cow, path::Path, str::FromStr, time::Duration};
 
+use rusqlite::types::FromSql;
 use sqlx::{
-    AssertSqlSafe, ColumnIndex, Connection as _, Decode, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool,
-    Transaction, Type,
+    AssertSqlSafe, Connection, Decode, Executor, PgPool, Postgres, Row as _, SqliteConnection, Transaction, Type,
     migrate::{Migration, MigrationType, Migrator},
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
-    sqlite::{
-        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-    },
+    sqlite::SqliteConnectOptions,
 };
 use uuid::Uuid;
 
 use super::{
     Error,
-    sqlite::{Direct, LOG_BYTES_KEPT, Turn},
+    file::{BUSY_MAX, Change, File, FileRow},
 };
 use crate::run::Time;
 
@@ -45,11 +43,7 @@ const IDLE_UNTRIED_MAX: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub enum Db {
     Postgres(PgPool),
-    Sqlite {
-        read: SqlitePool,
-        write: SqlitePool,
-        direct: Direct,
-    },
+    Sqlite(File),
 }
 
 impl Db {
@@ -92,30 +86,7 @@ impl Db {
             std::fs::create_dir_all(folder)
                 .map_err(|error| Error::Unavailable(format!("cannot create {}: {error}", folder.display())))?;
         }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            // As for `Direct`'s own.
-            .pragma("wal_autocheckpoint", "0")
-            .pragma("journal_size_limit", LOG_BYTES_KEPT.to_string())
-            .busy_timeout(Duration::from_secs(5))
-            .statement_cache_capacity(256);
-        let write = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .test_before_acquire(false)
-            .connect_with(options.clone())
-            .await?;
-        let read = SqlitePoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .test_before_acquire(false)
-            .connect_with(options.read_only(true))
-            .await?;
-        let direct = Direct::new(path);
-        Ok(Self::Sqlite { read, write, direct })
+        Ok(Self::Sqlite(File::open(path).await?))
     }
 
     pub fn is_postgres(&self) -> bool {
@@ -129,9 +100,13 @@ impl Db {
         migrator.set_ignore_missing(true);
         let done = match self {
             Self::Postgres(pool) => migrator.run(pool).await,
-            Self::Sqlite { write, direct, .. } => {
-                let _turn = direct.turn().await?;
-                migrator.run(write).await
+            Self::Sqlite(file) => {
+                let _turn = file.turn().await?;
+                let options = SqliteConnectOptions::new().filename(file.path()).busy_timeout(BUSY_MAX);
+                let mut connection = SqliteConnection::connect_with(&options).await?;
+                let done = migrator.run(&mut connection).await;
+                connection.close().await?;
+                done
             }
         };
         done.map_err(|error| match error {
@@ -158,37 +133,25 @@ impl Db {
     }
 
     pub async fn execute(&self, sql: &str, args: &[Value]) -> Result<u64, Error> {
-        let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
-            Self::Postgres(pool) => in_time(sqlx::query_with(sql, pg_args(args)?).execute(pool))
-                .await?
-                .rows_affected(),
-            Self::Sqlite { write, direct, .. } => {
-                let _turn = direct.turn().await?;
-                let done = sqlx::query_with(sql, lite_args(args)?).execute(write).await?;
-                done.rows_affected()
-            }
+            Self::Postgres(pool) => in_time(query(sql, args)?.execute(pool)).await?.rows_affected(),
+            Self::Sqlite(file) => file.execute(sql, args).await?,
         })
     }
 
     /// For statements that only read.
     pub async fn fetch(&self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
-        let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
-            Self::Postgres(pool) => rows(in_time(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool)).await?),
-            Self::Sqlite { read, .. } => rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(read).await?),
+            Self::Postgres(pool) => rows(in_time(query(sql, args)?.fetch_all(pool)).await?),
+            Self::Sqlite(file) => rows(file.fetch(sql, args).await?),
         })
     }
 
     /// For statements that write and answer rows (`returning`).
     pub async fn fetch_writing(&self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
-        let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
-            Self::Postgres(pool) => rows(in_time(sqlx::query_with(sql, pg_args(args)?).fetch_all(pool)).await?),
-            Self::Sqlite { write, direct, .. } => {
-                let _turn = direct.turn().await?;
-                rows(sqlx::query_with(sql, lite_args(args)?).fetch_all(write).await?)
-            }
+            Self::Postgres(pool) => rows(in_time(query(sql, args)?.fetch_all(pool)).await?),
+            Self::Sqlite(file) => rows(file.fetch_writing(sql, args).await?),
         })
     }
 
@@ -196,21 +159,14 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
             Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
-            Self::Sqlite { write, direct, .. } => {
-                let turn = direct.turn().await?;
-                Tx::Sqlite(write.begin_with("begin immediate").await?, turn)
-            }
+            Self::Sqlite(file) => Tx::Sqlite(file.begin().await?),
         })
     }
 
     pub async fn close(&self) {
         match self {
             Self::Postgres(pool) => pool.close().await,
-            Self::Sqlite { read, write, direct } => {
-                direct.close().await;
-                read.close().await;
-                write.close().await;
-            }
+            Self::Sqlite(file) => file.close().await,
         }
     }
 }
@@ -218,41 +174,34 @@ impl Db {
 /// Dropped without a commit, it never happened.
 pub enum Tx {
     Postgres(Transaction<'static, Postgres>),
-    Sqlite(Transaction<'static, Sqlite>, Turn),
+    Sqlite(Change),
 }
 
 impl Tx {
     pub async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
-        let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
-            Self::Postgres(tx) => tx.execute(sqlx::query_with(sql, pg_args(args)?)).await?.rows_affected(),
-            Self::Sqlite(tx, _) => tx
-                .execute(sqlx::query_with(sql, lite_args(args)?))
-                .await?
-                .rows_affected(),
+            Self::Postgres(tx) => tx.execute(query(sql, args)?).await?.rows_affected(),
+            Self::Sqlite(tx) => tx.execute(sql, args).await?,
         })
     }
 
     pub async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
-        let sql = AssertSqlSafe(sql.to_owned());
         Ok(match self {
-            Self::Postgres(tx) => rows(tx.fetch_all(sqlx::query_with(sql, pg_args(args)?)).await?),
-            Self::Sqlite(tx, _) => rows(tx.fetch_all(sqlx::query_with(sql, lite_args(args)?)).await?),
+            Self::Postgres(tx) => rows(tx.fetch_all(query(sql, args)?).await?),
+            Self::Sqlite(tx) => rows(tx.fetch(sql, args).await?),
         })
     }
 
     pub async fn commit(self) -> Result<(), Error> {
         match self {
-            Self::Postgres(tx) => tx.commit().await?,
-            Self::Sqlite(tx, _turn) => tx.commit().await?,
+            Self::Postgres(tx) => Ok(tx.commit().await?),
+            Self::Sqlite(tx) => tx.commit().await,
         }
-        Ok(())
     }
 
     pub async fn rollback(self) -> Result<(), Error> {
-        match self {
-            Self::Postgres(tx) => tx.rollback().await?,
-            Self::Sqlite(tx, _turn) => tx.rollback().await?,
+        if let Self::Postgres(tx) = self {
+            tx.rollback().await?;
         }
         Ok(())
     }
@@ -290,7 +239,8 @@ values! {
     Time => Time, |value| value;
 }
 
-fn pg_args(values: &[Value]) -> Result<PgArguments, sqlx::Error> {
+/// For Postgres.
+fn query(sql: &str, values: &[Value]) -> Result<sqlx::query::Query<'static, Postgres, PgArguments>, sqlx::Error> {
     use sqlx::Arguments;
     let mut args = PgArguments::default();
     for value in values {
@@ -303,23 +253,7 @@ fn pg_args(values: &[Value]) -> Result<PgArguments, sqlx::Error> {
         }
         .map_err(sqlx::Error::Encode)?;
     }
-    Ok(args)
-}
-
-fn lite_args(values: &[Value]) -> Result<SqliteArguments, sqlx::Error> {
-    use sqlx::Arguments;
-    let mut args = SqliteArguments::default();
-    for value in values {
-        match value {
-            Value::Int(value) => args.add(*value),
-            Value::Text(value) => args.add(value.clone()),
-            Value::Bytes(value) => args.add(value.clone()),
-            Value::Uuid(value) => args.add(*value),
-            Value::Time(value) => args.add(value.map(lite_time)),
-        }
-        .map_err(sqlx::Error::Encode)?;
-    }
-    Ok(args)
+    Ok(sqlx::query_with(AssertSqlSafe(sql.to_owned()), args))
 }
 
 /// Always the same length, so times compare as text.
@@ -330,7 +264,7 @@ pub(super) fn lite_time(time: Time) -> String {
 /// One row of an answer.
 pub enum Row {
     Postgres(PgRow),
-    Sqlite(SqliteRow),
+    Sqlite(FileRow),
 }
 
 impl From<PgRow> for Row {
@@ -339,8 +273,8 @@ impl From<PgRow> for Row {
     }
 }
 
-impl From<SqliteRow> for Row {
-    fn from(row: SqliteRow) -> Self {
+impl From<FileRow> for Row {
+    fn from(row: FileRow) -> Self {
         Self::Sqlite(row)
     }
 }
@@ -352,14 +286,12 @@ fn rows<R: Into<Row>>(rows: Vec<R>) -> Vec<Row> {
 impl Row {
     pub fn get<'r, T>(&'r self, column: &str) -> Result<T, Error>
     where
-        T: Decode<'r, Postgres> + Type<Postgres> + Decode<'r, Sqlite> + Type<Sqlite>,
-        for<'a> &'a str: ColumnIndex<PgRow> + ColumnIndex<SqliteRow>,
+        T: Decode<'r, Postgres> + Type<Postgres> + FromSql,
     {
         match self {
-            Self::Postgres(row) => row.try_get(column),
-            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => Ok(row.try_get(column)?),
+            Self::Sqlite(row) => row.get(column),
         }
-        .map_err(Error::from)
     }
 
     /// A number that cannot be negative.

@@ -1,26 +1,10 @@
-//! The two hot paths on SQLite: the append, and the read that every run begins with.
-//!
-//! A statement costs little here and a change of threads much, so a batch is written, or read, in one go on a connection
-//! of its own, not statement by statement and row by row through sqlx's threads (docs/decisions/0026). And no commit waits
-//! for a checkpoint: SQLite's log is put into the file beside the commits (docs/decisions/0028).
+//! The two hot paths on SQLite: the append, and the read that every run begins with. Each is one piece of work on a thread
+//! that may block, row by row (docs/decisions/0026).
 
-use std::{
-    collections::HashMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use chrono::SubsecRound;
-use rusqlite::{
-    CachedStatement, Connection, OpenFlags, OptionalExtension, Row, ToSql, Transaction, TransactionBehavior, params,
-};
-use tokio::task::JoinError;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::{
@@ -31,28 +15,6 @@ use super::{
     sql::{lite_time, tenant},
 };
 use crate::run::{RunId, SessionId, Time, Usage};
-
-/// The way past sqlx.
-#[derive(Clone, Debug)]
-pub struct Direct {
-    turns: Turns,
-    append: Own,
-    load: Own,
-    log: Own,
-    stop: CancellationToken,
-    /// Ends the checkpoints with the last of these handles.
-    _guard: Arc<DropGuard>,
-}
-
-/// Held by whoever writes: SQLite lets others fail or sleep, and wakes nobody in turn.
-pub type Turn = tokio::sync::OwnedMutexGuard<()>;
-
-#[derive(Clone, Debug, Default)]
-struct Turns {
-    turn: Arc<tokio::sync::Mutex<()>>,
-    /// Since the last checkpoint.
-    taken: Arc<AtomicBool>,
-}
 
 const HEAD: &str = "select * from runs where run_id = ?1";
 
@@ -122,196 +84,11 @@ const TAKE_KEY: &str = "
 
 const DROP_KEY: &str = "delete from idempotency_keys where tenant_id = ?1 and key = ?2";
 
-/// How often SQLite's log is put into the file, while something is written: it holds what was written meanwhile.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
-/// So long whoever writes waits for readers of the log, at the most, so that it can begin anew.
-const READERS_MAX: Duration = Duration::from_millis(20);
-/// A log that had to grow beyond this is cut to it when it begins anew.
-pub const LOG_BYTES_KEPT: u32 = 64 * 1024 * 1024;
-/// After a checkpoint that failed.
-const CHECKPOINT_AGAIN: Duration = Duration::from_secs(5);
+pub type Winner = (u64, Option<RunId>);
+pub type Winners = HashMap<RunId, Winner>;
 
-/// As for sqlx's connections.
-const BUSY_MAX: Duration = Duration::from_secs(5);
-const STATEMENTS_MAX: usize = 32;
-
-type Winner = (u64, Option<RunId>);
-type Winners = HashMap<RunId, Winner>;
-
-impl Direct {
-    /// To be called within a runtime: it begins the checkpoints.
-    pub fn new(file: &Path) -> Self {
-        let (turns, log) = (Turns::default(), Own::new(file));
-        let stop = CancellationToken::new();
-        let keeping = keep_log_short(turns.clone(), log.clone());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
-        Self {
-            turns,
-            append: Own::new(file),
-            load: Own::new(file),
-            log,
-            _guard: Arc::new(stop.clone().drop_guard()),
-            stop,
-        }
-    }
-
-    pub async fn turn(&self) -> Result<Turn, Error> {
-        self.turns.next().await
-    }
-
-    /// Winners of the batch; whoever is missing lost. Once it has the turn it blocks: see [`super::own_thread`].
-    pub async fn write(&self, batch: &[Arc<Prepared>], now: Time) -> Result<Winners, Error> {
-        let _turn = self.turn().await?;
-        self.append.work(|connection| Ok(write(connection, batch, now)?))
-    }
-
-    /// Heads and first events of many runs. It blocks: see [`super::own_thread`].
-    pub fn load(&self, wanted: &[Wanted]) -> Result<ByRun, Error> {
-        self.load.work(|connection| load(connection, wanted))
-    }
-
-    /// Once what is under way has ended. Whoever closes the file last puts its log into it.
-    pub async fn close(&self) {
-        self.stop.cancel();
-        for own in [&self.append, &self.load, &self.log] {
-            // It cannot fail but by the end of the runtime; the end of the process closes it too.
-            let _ = own.on_blocking_thread(Own::close).await;
-        }
-    }
-}
-
-impl Turns {
-    async fn next(&self) -> Result<Turn, Error> {
-        let turn = tokio::time::timeout(BUSY_MAX, self.turn.clone().lock_owned()).await;
-        let busy = |_| Error::Unavailable(format!("the database file was busy for {} s", BUSY_MAX.as_secs()));
-        let turn = turn.map_err(busy)?;
-        self.taken.store(true, Ordering::Relaxed);
-        Ok(turn)
-    }
-}
-
-/// Keeps SQLite's log short. A commit that did so itself would wait for the disk many times as long as for its own pages,
-/// and whatever is to be written next with it.
-async fn keep_log_short(turns: Turns, log: Own) {
-    loop {
-        tokio::time::sleep(CHECKPOINT_EVERY).await;
-        if !turns.taken.swap(false, Ordering::Relaxed) {
-            continue;
-        }
-        match checkpoint(&turns, &log).await {
-            Ok(Reached::End) => {}
-            Ok(Reached::Reader) => turns.taken.store(true, Ordering::Relaxed),
-            Err(error) => {
-                tracing::warn!(%error, "SQLite's log could not be put into the database file; it will be tried again");
-                turns.taken.store(true, Ordering::Relaxed);
-                tokio::time::sleep(CHECKPOINT_AGAIN).await;
-            }
-        }
-    }
-}
-
-/// How far a checkpoint came.
-enum Reached {
-    End,
-    /// One who still needs what the file, or the log, holds. Next time it goes on from there.
-    Reader,
-}
-
-async fn checkpoint(turns: &Turns, log: &Own) -> Result<Reached, Error> {
-    let ended = |error| Error::Unavailable(format!("a checkpoint was cut off: {error}"));
-    // Most pages are copied while others write.
-    let most = log.on_blocking_thread(|log| log.work(|connection| into_file(connection, "passive")));
-    most.await.map_err(ended)??;
-    // The rest, and what the disk takes for all of them, while nobody writes: a log begins anew only when all of it is in
-    // the file and whoever reads has seen that. Else it would grow for as long as something is written.
-    let turn = turns.turn.clone().lock_owned().await;
-    let rest = log.on_blocking_thread(move |log| {
-        let _turn = turn;
-        log.work(|connection| into_file(connection, "restart"))
-    });
-    rest.await.map_err(ended)?
-}
-
-/// Readers who take longer than [`READERS_MAX`] are not waited for: it goes as far as they let it.
-fn into_file(connection: &mut Connection, mode: &str) -> Result<Reached, Error> {
-    connection.busy_timeout(READERS_MAX)?;
-    let pragma = format!("pragma wal_checkpoint({mode})");
-    let stopped: bool = connection.query_row(&pragma, [], |row| row.get(0))?;
-    Ok(if stopped { Reached::Reader } else { Reached::End })
-}
-
-/// A connection that only one thread at a time uses.
-#[derive(Clone, Debug)]
-struct Own {
-    file: PathBuf,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-enum State {
-    #[default]
-    Unopened,
-    Open(Connection),
-    Closed,
-}
-
-impl Own {
-    fn new(file: &Path) -> Self {
-        Self {
-            file: file.into(),
-            state: Arc::default(),
-        }
-    }
-
-    fn work<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T, Error>) -> Result<T, Error> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // After an error, or a panic, the connection's state is unknown; a new one is cheap.
-        let mut connection = match std::mem::take(&mut *state) {
-            State::Unopened => open(&self.file)?,
-            State::Open(connection) => connection,
-            State::Closed => {
-                *state = State::Closed;
-                return Err(Error::Unavailable("the database file is closed".into()));
-            }
-        };
-        // A panic ends neither the thread nor what else is done on it.
-        let working = catch_unwind(AssertUnwindSafe(|| work(&mut connection)));
-        let panicked = |_| Error::Unavailable("work on the database file panicked".into());
-        let done = working.map_err(panicked)??;
-        *state = State::Open(connection);
-        Ok(done)
-    }
-
-    fn close(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Closed;
-    }
-
-    /// Goes on to its end also when nobody waits for it any more.
-    async fn on_blocking_thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
-        let own = self.clone();
-        tokio::task::spawn_blocking(move || work(&own)).await
-    }
-}
-
-/// The file is there: sqlx has made it.
-fn open(file: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(
-        file,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
-    connection.busy_timeout(BUSY_MAX)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
-    Ok(connection)
-}
-
-fn load(connection: &mut Connection, wanted: &[Wanted]) -> Result<ByRun, Error> {
+/// Heads and first events of many runs.
+pub fn load(connection: &mut Connection, wanted: &[Wanted]) -> Result<ByRun, Error> {
     // One state of the database for all.
     let tx = connection.transaction()?;
     let (mut heads, mut events) = (tx.prepare_cached(HEAD)?, tx.prepare_cached(EVENTS)?);
@@ -372,7 +149,8 @@ fn event_of(head: &Head, row: &Row) -> Result<StoredEvent, Error> {
     })
 }
 
-fn write(connection: &mut Connection, batch: &[Arc<Prepared>], now: Time) -> rusqlite::Result<Winners> {
+/// Winners of the batch; whoever is missing lost.
+pub fn write(connection: &mut Connection, batch: &[Arc<Prepared>], now: Time) -> rusqlite::Result<Winners> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut winners = Winners::new();
     {
@@ -537,20 +315,5 @@ impl<'a> BatchWriter<'a> {
         };
         let claimed = matches!(append.lease, Lease::Claim { .. });
         Ok(Some((append.expected_epoch + u64::from(claimed), next.map(RunId))))
-    }
-}
-
-impl From<rusqlite::Error> for Error {
-    fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, SystemIoFailure};
-        let passing = matches!(
-            error.sqlite_error_code(),
-            Some(DatabaseBusy | DatabaseLocked | SystemIoFailure | DiskFull | CannotOpen)
-        );
-        if passing {
-            Self::Unavailable(error.to_string())
-        } else {
-            Self::Refused(error.to_string())
-        }
     }
 }

@@ -8,7 +8,7 @@ use steadfast::{
     health::Health,
     metrics,
     queue::{CommandQueue, LocalQueue},
-    store::Store,
+    store::{Store, own_thread},
 };
 use steadfast_gateway::{Deps, Gateway, Identity};
 use steadfast_projections::{Projector, Reads};
@@ -89,7 +89,8 @@ pub async fn dev(settings: &Settings, args: args::Dev) -> Result<ExitCode, Failu
     parts.spawn(Worker::new(deps, options).run(shutdown.clone()));
     // The projector follows to the end what the others still do.
     let projecting = CancellationToken::new();
-    let projection = tokio::spawn(projector.run(projecting.clone()));
+    // On a thread of its own its statements change no threads.
+    let projection = own_thread("project", projector.run(projecting.clone()));
 
     output::line(&banner(
         &address.to_string(),

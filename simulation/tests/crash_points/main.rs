@@ -51,11 +51,7 @@ impl Folder {
             let store = Store::open(&url).await.expect("opens");
             store.db.migrate().await.expect("migrates");
             steadfast_projections::create_tables(&store.db).await.expect("tables");
-            let steadfast::store::Db::Sqlite { read, write, .. } = &store.db else {
-                unreachable!("opened as SQLite")
-            };
-            read.close().await;
-            write.close().await;
+            store.db.close().await;
         });
         folder
     }
