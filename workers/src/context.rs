@@ -17,7 +17,7 @@ use steadfast::{
 };
 
 use crate::{
-    model::{ModelRequest, Shown},
+    model::{Conversation, ModelRequest},
     tools::Toolbox,
 };
 
@@ -128,25 +128,24 @@ async fn exchanges(reader: &Reader, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Me
 /// What the model is shown of a run, from the agent's instructions on: what was shown before, and what has come since.
 #[derive(Default)]
 pub struct Prompt {
-    shown: Vec<Arc<Shown>>,
+    shown: Arc<Conversation>,
     /// Before the run's own messages.
     before: usize,
 }
 
 impl Prompt {
-    pub fn of(&mut self, run: &Run, agent: &Agent, history: &[Message]) -> Vec<Arc<Shown>> {
-        let shown = |message: Arc<Message>| Arc::new(message.into());
-        if self.shown.is_empty() {
+    pub fn of(&mut self, run: &Run, agent: &Agent, history: &[Message]) -> Arc<Conversation> {
+        // Copied only if a request still holds it.
+        let shown = Arc::make_mut(&mut self.shown);
+        if shown.is_empty() {
             let instructions = Message::System {
                 content: agent.instructions.clone(),
             };
-            let first = std::iter::once(instructions).chain(history.iter().cloned());
-            self.shown = first.map(|message| shown(Arc::new(message))).collect();
-            self.before = self.shown.len();
+            *shown = std::iter::once(instructions).chain(history.iter().cloned()).collect();
+            self.before = shown.len();
         }
         // A run's messages only become more.
-        let new = run.messages.iter().skip(self.shown.len() - self.before);
-        self.shown.extend(new.cloned().map(shown));
+        shown.extend(run.messages.iter().skip(shown.len() - self.before).cloned());
         self.shown.clone()
     }
 }
@@ -156,7 +155,7 @@ pub fn request(
     run_id: RunId,
     run: &Run,
     agent: &Agent,
-    shown: Vec<Arc<Shown>>,
+    shown: Arc<Conversation>,
     tools: &Toolbox,
     step: u32,
     attempt: u32,

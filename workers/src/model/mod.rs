@@ -10,6 +10,7 @@
 //! by the run; nothing in here repeats a request by itself.
 
 pub(crate) mod admission;
+mod conversation;
 pub(crate) mod http;
 pub(crate) mod link;
 mod openai;
@@ -17,17 +18,13 @@ mod resolve;
 mod retry;
 mod scripted;
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use serde_json::value::RawValue;
-use steadfast::run::{Message, ModelReply, ToolSpec};
+use steadfast::run::{ModelReply, ToolSpec};
 
 pub use admission::Bulkheads;
+pub use conversation::Conversation;
 pub use openai::{ApiKey, BadProvider, DEFAULT_BASE_URL, OpenAi, OpenAiOptions, Timeouts};
 pub use resolve::{FALLBACK_MODEL, Models, Resolved};
 pub use retry::RetryPolicy;
@@ -38,48 +35,12 @@ pub use scripted::Scripted;
 pub struct ModelRequest {
     /// The model's name at the provider: what [`Models::resolve`] made of the agent's.
     pub model: String,
-    /// In the order the model sees them, the system's first.
-    pub messages: Vec<Arc<Shown>>,
+    pub messages: Arc<Conversation>,
     pub tools: Vec<ToolSpec>,
     pub output_tokens_max: u32,
     pub temperature: Option<f64>,
     /// The same for the same run, step and attempt, so a provider that knows the header charges a repeat once.
     pub idempotency_key: String,
-}
-
-impl ModelRequest {
-    pub fn conversation(&self) -> Vec<&Message> {
-        self.messages.iter().map(|shown| &*shown.message).collect()
-    }
-}
-
-/// A message as models are shown it, again in each step of a run: what an API makes of it is made once.
-#[derive(Debug, Clone)]
-pub struct Shown {
-    message: Arc<Message>,
-    json: OnceLock<Box<RawValue>>,
-}
-
-impl Shown {
-    /// The same for every model: all that are behind a wire speak the same API.
-    fn json(&self, render: impl FnOnce(&Message) -> Box<RawValue>) -> &RawValue {
-        self.json.get_or_init(|| render(&self.message))
-    }
-}
-
-impl From<Arc<Message>> for Shown {
-    fn from(message: Arc<Message>) -> Self {
-        Self {
-            message,
-            json: OnceLock::new(),
-        }
-    }
-}
-
-impl PartialEq for Shown {
-    fn eq(&self, other: &Self) -> bool {
-        self.message == other.message
-    }
 }
 
 #[async_trait]

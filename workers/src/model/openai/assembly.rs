@@ -182,7 +182,7 @@ impl Assembly {
 
     fn estimate(&self, request: &ModelRequest) -> Usage {
         let shown: usize = request
-            .conversation()
+            .messages
             .iter()
             .map(|message| message.content().chars().count())
             .sum();

@@ -100,8 +100,7 @@ impl OpenAi {
     async fn send(&self, request: &ModelRequest) -> Result<Response, ModelError> {
         let unsent =
             |e: &dyn fmt::Display| ModelError::new(ErrorClass::Rejected, format!("the request cannot be made: {e}"));
-        let body = request::render(request, self.provider.new_token_limit);
-        let body = serde_json::to_vec(&body).map_err(|e| unsent(&e))?;
+        let body = request::body(request, self.provider.new_token_limit).map_err(|e| unsent(&e))?;
         let key = HeaderValue::from_str(&request.idempotency_key).map_err(|e| unsent(&e))?;
         let post = self
             .http

@@ -7,16 +7,14 @@ use async_openai::types::chat::{
     FunctionCall, FunctionObject,
 };
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
 use steadfast::run::{Message, ToolCall, ToolSpec};
 
 use super::super::ModelRequest;
 
-/// async-openai's request has all of its messages as values; here those that were sent before are as they were sent.
+/// All but the messages, which come last: async-openai's request has them as values, here they go as they were sent before.
 #[derive(Serialize)]
-pub struct Body<'a> {
+struct Settings<'a> {
     model: &'a str,
-    messages: Vec<&'a RawValue>,
     // An empty list of tools is refused by some servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<ChatCompletionTools>,
@@ -31,11 +29,11 @@ pub struct Body<'a> {
     stream_options: ChatCompletionStreamOptions,
 }
 
-pub fn render(request: &ModelRequest, new_token_limit: bool) -> Body<'_> {
+/// The body, as JSON.
+pub fn body(request: &ModelRequest, new_token_limit: bool) -> serde_json::Result<Vec<u8>> {
     let limit = Some(request.output_tokens_max);
-    Body {
+    let settings = Settings {
         model: &request.model,
-        messages: request.messages.iter().map(|shown| shown.json(raw)).collect(),
         tools: request.tools.iter().map(tool).collect(),
         max_completion_tokens: limit.filter(|_| new_token_limit),
         max_tokens: limit.filter(|_| !new_token_limit),
@@ -45,12 +43,14 @@ pub fn render(request: &ModelRequest, new_token_limit: bool) -> Body<'_> {
             include_usage: Some(true),
             include_obfuscation: None,
         },
-    }
-}
-
-fn raw(said: &Message) -> Box<RawValue> {
-    // Strings and lists of strings have a form in JSON.
-    to_raw_value(&message(said)).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    };
+    let mut body = serde_json::to_vec(&settings)?;
+    body.pop();
+    body.extend_from_slice(br#","messages":["#);
+    let write = |said: &Message| serde_json::to_vec(&message(said));
+    request.messages.write_json(&mut body, write)?;
+    body.extend_from_slice(b"]}");
+    Ok(body)
 }
 
 fn message(message: &Message) -> ChatCompletionRequestMessage {

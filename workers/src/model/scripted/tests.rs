@@ -159,7 +159,7 @@ fn without_anything_to_do_it_says_what_it_is_and_how_to_get_a_real_model() {
 async fn it_streams_word_by_word_and_the_words_are_the_text() {
     let request = ModelRequest {
         model: "scripted".into(),
-        messages: vec![Arc::new(Arc::new(Message::user("hello")).into())],
+        messages: Arc::new([Message::user("hello")].into_iter().collect()),
         tools: vec![],
         output_tokens_max: 100,
         temperature: None,

@@ -16,7 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::super::{Model, ModelError, ModelRequest, Shown};
+use super::super::{Conversation, Model, ModelError, ModelRequest};
 use super::{ApiKey, OpenAi, OpenAiOptions, Timeouts};
 
 const KEY: &str = "sk-test-secret-0123456789";
@@ -137,19 +137,19 @@ fn used(input: u64, output: u64) -> Value {
     json!({"choices": [], "usage": {"prompt_tokens": input, "completion_tokens": output}})
 }
 
-fn shown(message: Message) -> Arc<Shown> {
-    Arc::new(Arc::new(message).into())
+/// What [`request`] shows the model, and these.
+fn conversation(more: impl IntoIterator<Item = Message>) -> Arc<Conversation> {
+    let system = Message::System {
+        content: "Be brief.".into(),
+    };
+    let first = [system, Message::user("hello")];
+    Arc::new(first.into_iter().chain(more).collect())
 }
 
 fn request() -> ModelRequest {
     ModelRequest {
         model: "m".into(),
-        messages: vec![
-            shown(Message::System {
-                content: "Be brief.".into(),
-            }),
-            shown(Message::user("hello")),
-        ],
+        messages: conversation([]),
         tools: vec![ToolSpec {
             name: "clock".into(),
             description: "Time.".into(),

@@ -60,14 +60,15 @@ async fn a_conversation_with_tools_is_sent_in_the_providers_words() {
         name: "clock".into(),
         arguments: "{}".into(),
     };
-    request.messages.push(shown(Message::Assistant {
+    let asked = Message::Assistant {
         content: String::new(),
         tool_calls: vec![call],
-    }));
-    request.messages.push(shown(Message::Tool {
+    };
+    let answered = Message::Tool {
         tool_call_id: "call_1".into(),
         content: "noon".into(),
-    }));
+    };
+    request.messages = conversation([asked, answered]);
     request.tools.clear();
     provider.client().call(&request, &mut |_| {}).await.expect("an answer");
     let sent = provider.requests.recv().await.expect("a request");
