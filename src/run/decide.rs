@@ -346,16 +346,10 @@ impl Plan<'_> {
 
     /// Some servers number tool calls per reply, some leave the id out; a run needs them unique.
     fn with_unique_ids(&self, calls: Vec<ToolCall>, step: u32) -> Vec<ToolCall> {
-        let before = |id: &str| {
-            (self.run.messages.iter()).any(|message| match &**message {
-                Message::Assistant { tool_calls, .. } => tool_calls.iter().any(|call| call.id == id),
-                _ => false,
-            })
-        };
         let mut here: Vec<String> = Vec::with_capacity(calls.len());
         (calls.into_iter().enumerate())
             .map(|(at, mut call)| {
-                let used = |id: &String| here.contains(id) || before(id);
+                let used = |id: &String| here.contains(id) || self.run.messages.has_call(id);
                 if call.id.is_empty() || used(&call.id) {
                     call.id = format!("call_{step}_{}", at + 1);
                 }

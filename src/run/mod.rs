@@ -19,6 +19,7 @@ pub mod decide;
 pub mod event;
 pub mod ids;
 pub mod message;
+mod messages;
 pub mod next;
 pub mod seam;
 pub mod state;
@@ -35,6 +36,7 @@ pub use decide::{decide, transition};
 pub use event::{Corrupt, Event};
 pub use ids::{ApprovalId, BadId, RunId, SessionId, TenantId};
 pub use message::{Message, ToolCall, ToolSpec, Usage};
+pub use messages::Messages;
 pub use next::{Next, next};
 pub use state::{Run, Status, WaitingOn};
 

@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Amounts, Approval, ApprovalId, Decision, Event, Message, Question, RunId, Shortage, Time, ToolCall, Usage,
+    Amounts, Approval, ApprovalId, Decision, Event, Message, Messages, Question, RunId, Shortage, Time, ToolCall,
+    Usage,
     approval::Resolution,
     event::{ApprovalRequested, Executor, RunError, RunRequested},
 };
@@ -137,8 +138,7 @@ pub struct Run {
     /// Earlier turns shown to the model; `None` until they are chosen.
     pub turns: Option<Vec<RunId>>,
     /// This run's own part of the conversation, input included.
-    /// Shared between the states of a run: each is made from the one before, and only adds.
-    pub messages: Vec<Arc<Message>>,
+    pub messages: Messages,
     pub step: u32,
     pub call: Call,
     /// Tries of this step's model call that do not count, because the provider was away.
@@ -241,7 +241,7 @@ impl Run {
         self.version += 1;
         match event {
             Event::RunRequested(e) => {
-                self.messages = e.input.iter().cloned().map(Arc::new).collect();
+                self.messages = e.input.iter().cloned().collect();
                 self.budget = e.terms.budget.amounts;
                 self.request = Some(Arc::new(e.clone()));
             }
@@ -277,10 +277,10 @@ impl Run {
                 self.excused_attempts = 0;
                 self.call = Call::Idle;
                 self.usage += e.usage;
-                self.messages.push(Arc::new(Message::Assistant {
+                self.messages.push(Message::Assistant {
                     content: e.text.clone(),
                     tool_calls: e.tool_calls.clone(),
-                }));
+                });
                 self.last_reply = Some(LastReply {
                     tokens: e.usage.input_tokens.saturating_add(e.usage.output_tokens),
                     messages: self.messages.len(),
@@ -427,10 +427,10 @@ impl Run {
             Ok(output) => output.clone(),
             Err(error) => format!("error: {error}"),
         };
-        self.messages.push(Arc::new(Message::Tool {
+        self.messages.push(Message::Tool {
             tool_call_id: id.into(),
             content,
-        }));
+        });
     }
 
     fn end(&mut self, outcome: Outcome) {

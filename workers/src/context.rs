@@ -145,7 +145,7 @@ impl Prompt {
             self.before = shown.len();
         }
         // A run's messages only become more.
-        shown.extend(run.messages.iter().skip(shown.len() - self.before).cloned());
+        shown.extend(run.messages.after(shown.len() - self.before).cloned());
         self.shown.clone()
     }
 }

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use steadfast::{
-    run::{Event, Message, Run, RunId, SessionId, TenantId, Time, Usage, event::RunRequested, state::STATE_VERSION},
+    run::{
+        Event, Message, Messages, Run, RunId, SessionId, TenantId, Time, Usage, event::RunRequested,
+        state::STATE_VERSION,
+    },
     store::{
         Error,
         sql::{Row, Tx, Value},
@@ -164,7 +167,7 @@ impl ListedRun {
         // Neither the status nor the usage depends on what was said.
         fold.request = None;
         fold.turns = None;
-        fold.messages.clear();
+        fold.messages = Messages::default();
         fold.client_outputs.clear();
         row.version = stored.version;
         row.status = fold.status().to_string();

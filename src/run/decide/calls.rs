@@ -116,20 +116,18 @@ impl Plan<'_> {
     /// From what the last call counted, and otherwise from the length of what will be shown.
     fn input_estimate(&self) -> u64 {
         let run = &self.run;
-        let (known, bytes, messages) = match run.last_reply {
-            Some(last) => (last.tokens, 0, run.messages.get(last.messages..).unwrap_or_default()),
+        let (known, bytes, seen) = match run.last_reply {
+            Some(last) => (last.tokens, 0, last.messages),
             None => {
                 let prompt = self.request.terms.prompt_bytes.saturating_add(run.history_bytes);
-                (0, prompt, &*run.messages)
+                (0, prompt, 0)
             }
         };
-        let bytes = messages
-            .iter()
-            .map(|message| size(message))
-            .fold(bytes, u64::saturating_add);
+        let sizes = run.messages.after(seen).map(|message| size(message));
+        let bytes = sizes.fold(bytes, u64::saturating_add);
         (bytes.div_ceil(BYTES_PER_TOKEN))
             .saturating_add(known)
-            .saturating_add(TOKENS_PER_MESSAGE * messages.len() as u64)
+            .saturating_add(TOKENS_PER_MESSAGE * run.messages.len().saturating_sub(seen) as u64)
     }
 
     /// A call that was open when its worker went: charged at its reservation, because it may have been paid for.

@@ -4,10 +4,7 @@
 //! log. Files are only ever added: `UPDATE=1 cargo test -p steadfast golden` records the stories that have no file yet,
 //! and never writes over one. A new schema gets new stories beside the old files.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +28,7 @@ struct End {
     error_code: Option<String>,
     usage: Usage,
     steps: u32,
-    messages: Vec<Arc<Message>>,
+    messages: crate::run::Messages,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 //! text order anything else, and since that text is what the test gave to the agent, they survive queues, restarts and
 //! takeovers: see [`DIRECTIVES`]. It counts every request by user text, which shows duplicate calls from outside.
 
+mod known;
 mod reply;
 mod request;
 mod script;

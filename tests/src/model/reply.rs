@@ -192,7 +192,7 @@ mod tests {
         let mut messages = vec![json!({"role": "user", "content": text})];
         messages.extend(later.as_array().cloned().unwrap_or_default());
         let body = json!({"messages": messages, "tools": tools}).to_string();
-        let request = serde_json::from_str(&body).unwrap();
+        let request = Request::read(body.as_bytes(), None).unwrap();
         decide(&request, &Script::parse(text).unwrap(), text, 3)
     }
 

@@ -6,14 +6,27 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Request<'a> {
-    #[serde(default)]
-    pub model: String,
-    #[serde(default, borrow)]
+    /// What came before, where that was read already.
+    before: Option<&'a SoFar>,
     pub messages: Vec<Message<'a>>,
+    /// Where the first of them begins.
+    pub messages_at: usize,
+    /// Nothing but the end of the body follows them.
+    pub ends_with_messages: bool,
+    settings: Settings<'a>,
+}
+
+/// All but the messages, which are looked at afterwards.
+#[derive(Debug, Deserialize)]
+struct Settings<'a> {
     #[serde(default)]
-    pub stream: bool,
+    model: String,
+    #[serde(default, borrow)]
+    messages: Option<&'a RawValue>,
+    #[serde(default)]
+    stream: bool,
     #[serde(default)]
     stream_options: Value,
     #[serde(default)]
@@ -22,6 +35,16 @@ pub(crate) struct Request<'a> {
     tool_choice: Value,
     #[serde(default)]
     response_format: Value,
+}
+
+/// What is looked at of messages that were read: a whole history.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SoFar {
+    messages: usize,
+    user_text: String,
+    /// Since the user spoke.
+    steps: usize,
+    last_role: String,
 }
 
 /// Each request carries its whole history, of which little is looked at: what a message holds is left as it came.
@@ -86,52 +109,80 @@ impl Call<'_> {
 }
 
 impl<'a> Request<'a> {
-    pub fn read(body: &'a [u8]) -> Result<Self, serde_json::Error> {
-        match std::str::from_utf8(body) {
+    /// `before`: what the body leaves out.
+    pub fn read(body: &'a [u8], before: Option<&'a SoFar>) -> Result<Self, serde_json::Error> {
+        let settings: Settings = match std::str::from_utf8(body) {
             // Looked through once, as a whole: strings need not be looked through again.
-            Ok(text) => serde_json::from_str(text),
+            Ok(text) => serde_json::from_str(text)?,
             // It says where.
-            Err(_) => serde_json::from_slice(body),
-        }
+            Err(_) => serde_json::from_slice(body)?,
+        };
+        let raw = settings.messages.map_or("[]", RawValue::get);
+        let at = raw.as_ptr().addr().wrapping_sub(body.as_ptr().addr());
+        Ok(Self {
+            before,
+            messages: serde_json::from_str(raw)?,
+            messages_at: at.wrapping_add(1),
+            ends_with_messages: raw.ends_with(']') && body.get(at.saturating_add(raw.len())..) == Some(b"}"),
+            settings,
+        })
     }
-}
 
-impl Request<'_> {
+    pub fn model(&self) -> &str {
+        &self.settings.model
+    }
+
+    pub fn stream(&self) -> bool {
+        self.settings.stream
+    }
+
     pub fn wants_usage(&self) -> bool {
-        self.stream_options["include_usage"] == true
+        self.settings.stream_options["include_usage"] == true
+    }
+
+    pub fn message_count(&self) -> usize {
+        self.before.map_or(0, |before| before.messages) + self.messages.len()
     }
 
     /// The text the directives and the statistics go by.
     pub fn user_text(&self) -> Result<String, serde_json::Error> {
         let last = self.messages.iter().rfind(|m| m.role == "user");
-        last.map_or(Ok(String::new()), Message::text)
+        let before = || self.before.map(|before| before.user_text.clone());
+        last.map_or_else(|| Ok(before().unwrap_or_default()), Message::text)
     }
 
     /// The role of the message to react to. Instructions may stand anywhere, also after it.
     pub fn last_role(&self) -> &str {
-        self.messages
-            .iter()
-            .rfind(|m| !m.is_instruction())
-            .map_or("", |m| &m.role)
+        let last = self.messages.iter().rfind(|m| !m.is_instruction());
+        let before = || self.before.map_or("", |before| &before.last_role);
+        last.map_or_else(before, |m| &m.role)
     }
 
     /// Steps of the loop taken since the user spoke.
     pub fn steps_taken(&self) -> usize {
-        self.messages
-            .iter()
-            .rev()
-            .take_while(|m| m.role != "user")
-            .filter(|m| !m.calls().is_empty())
-            .count()
+        let spoke = self.messages.iter().rposition(|m| m.role == "user");
+        let before = self.before.filter(|_| spoke.is_none()).map_or(0, |before| before.steps);
+        let since = &self.messages[spoke.unwrap_or(0)..];
+        before + since.iter().filter(|m| !m.calls().is_empty()).count()
+    }
+
+    pub fn so_far(&self) -> SoFar {
+        SoFar {
+            messages: self.message_count(),
+            user_text: self.user_text().unwrap_or_default(),
+            steps: self.steps_taken(),
+            last_role: self.last_role().into(),
+        }
     }
 
     /// The tools that may be called now: (name, parameters), the one the client insists on alone.
     pub fn tools(&self) -> Vec<(&str, &Value)> {
-        if self.tool_choice == "none" {
+        if self.settings.tool_choice == "none" {
             return vec![];
         }
-        let forced = self.tool_choice["function"]["name"].as_str();
+        let forced = self.settings.tool_choice["function"]["name"].as_str();
         let functions = self
+            .settings
             .tools
             .as_array()
             .into_iter()
@@ -145,8 +196,8 @@ impl Request<'_> {
 
     /// The schema of the JSON the client wants for an answer.
     pub fn answer_schema(&self) -> Option<&Value> {
-        match self.response_format["type"].as_str() {
-            Some("json_schema") => Some(&self.response_format["json_schema"]["schema"]),
+        match self.settings.response_format["type"].as_str() {
+            Some("json_schema") => Some(&self.settings.response_format["json_schema"]["schema"]),
             Some("json_object") => Some(&Value::Null),
             _ => None,
         }
@@ -154,11 +205,12 @@ impl Request<'_> {
 
     /// What OpenAI would refuse, in about its words.
     pub fn refusal(&self) -> Option<String> {
-        if self.messages.is_empty() {
+        if self.message_count() == 0 {
             return Some("'messages' must not be empty".into());
         }
         let mut open: Vec<&str> = vec![];
-        for (i, m) in self.messages.iter().enumerate() {
+        let first = self.before.map_or(0, |before| before.messages);
+        for (i, m) in (first..).zip(&self.messages) {
             match &*m.role {
                 "tool" => {
                     let Some(id) = m.tool_call_id.as_deref() else {
@@ -215,7 +267,7 @@ mod tests {
     }
 
     fn request(body: &str) -> Request<'_> {
-        serde_json::from_str(body).unwrap()
+        Request::read(body.as_bytes(), None).unwrap()
     }
 
     fn call(id: &str) -> Value {

@@ -15,6 +15,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
+    known::Known,
     reply,
     request::Request,
     script::{Fault, Script},
@@ -28,6 +29,7 @@ pub(crate) struct Server {
     /// Ids stay unique over a restart of the server, because the clients' logs live on.
     birth: Arc<str>,
     next: Arc<AtomicU64>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl Server {
@@ -36,12 +38,17 @@ impl Server {
             state: Arc::new(Mutex::new(state)),
             birth: crate::unique().replace('_', "").into(),
             next: Arc::default(),
+            known: Arc::default(),
         }
     }
 
     /// Counters are sound at any point, so a panic elsewhere does not spoil them.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn router(&self) -> Router {
@@ -81,7 +88,12 @@ impl Drop for InFlight {
 async fn chat(Shared(server): Shared<Server>, body: Bytes) -> Response {
     let in_flight = InFlight::new(&server);
     let number = server.next.fetch_add(1, Ordering::Relaxed);
-    let read = Request::read(&body).and_then(|request| Ok((request.user_text()?, request)));
+    let rest = server.known().rest(&body);
+    let (unread, before) = match &rest {
+        Some(rest) => (&*rest.body, Some(&*rest.so_far)),
+        None => (&*body, None),
+    };
+    let read = Request::read(unread, before).and_then(|request| Ok((request.user_text()?, request)));
     let (text, request) = match read {
         Ok(read) => read,
         Err(e) => {
@@ -91,11 +103,12 @@ async fn chat(Shared(server): Shared<Server>, body: Bytes) -> Response {
     };
     let step = request.steps_taken() + 1;
     let read = Script::parse(&text);
-    let refusal = if server.state().settings.strict {
-        request.refusal()
-    } else {
-        None
-    };
+    let unlike = request.refusal();
+    // Of a history that is none, nothing can be kept.
+    if unlike.is_none() {
+        server.known().keep(&body, &request);
+    }
+    let refusal = unlike.filter(|_| server.state().settings.strict);
     let (script, refusal) = match (read, refusal) {
         (Ok(script), None) => (script, None),
         (Ok(script), Some(why)) => (script, Some(why)),
@@ -105,6 +118,11 @@ async fn chat(Shared(server): Shared<Server>, body: Bytes) -> Response {
         record(&server, &text, step, Some(&request), "error_400");
         return wire::error(400, &why, None);
     }
+    // An echo is of all of it.
+    let request = match rest.as_ref().filter(|_| script.echo) {
+        Some(_) => Request::read(&body, None).unwrap_or(request),
+        None => request,
+    };
     let (fault, settings) = {
         let mut state = server.state();
         (state.fault(&text, step, &script.faults), state.settings.clone())
@@ -127,16 +145,14 @@ async fn chat(Shared(server): Shared<Server>, body: Bytes) -> Response {
     let created = crate::since_epoch().as_secs();
     let envelope = Envelope {
         id: &format!("chatcmpl-{}x{number}", server.birth),
-        model: if request.model.is_empty() {
-            "scripted"
-        } else {
-            &request.model
-        },
+        model: Some(request.model())
+            .filter(|model| !model.is_empty())
+            .unwrap_or("scripted"),
         created,
         prompt_tokens: body.len() / 4,
         with_usage: request.wants_usage(),
     };
-    let answer = if request.stream { wire::streamed } else { wire::whole };
+    let answer = if request.stream() { wire::streamed } else { wire::whole };
     answer(&envelope, &reply, fault, &settings, in_flight)
 }
 
@@ -146,8 +162,8 @@ fn record(server: &Server, text: &str, step: usize, request: Option<&Request>, k
         at_ms: state.made.elapsed().as_millis() as u64,
         user_text: text.to_owned(),
         step,
-        model: request.map(|r| r.model.clone()).unwrap_or_default(),
-        messages: request.map_or(0, |r| r.messages.len()),
+        model: request.map(|r| r.model().to_owned()).unwrap_or_default(),
+        messages: request.map_or(0, Request::message_count),
         kind,
     };
     state.record(call);

@@ -28,6 +28,7 @@ pub struct Assembly {
     provider_id: Option<String>,
     finish_reason: Option<String>,
     finished: bool,
+    mould: Mould,
 }
 
 #[derive(Default)]
@@ -43,6 +44,35 @@ struct ToolCallParts {
     arguments: String,
 }
 
+/// A chunk that added text and nothing else, without its text. Nearly all chunks of an answer are the same but for that, and what
+/// is the same need not be read again.
+#[derive(Default)]
+struct Mould {
+    before: String,
+    after: String,
+}
+
+impl Mould {
+    /// The text of a chunk that is the same otherwise.
+    fn text<'a>(&self, data: &'a str) -> Option<&'a str> {
+        // Nothing was taken yet, or what was taken had no text to leave out.
+        let before = Some(&*self.before).filter(|before| !before.is_empty())?;
+        let text = data.strip_prefix(before)?.strip_suffix(&*self.after)?;
+        // What a string of JSON holds as it is (RFC 8259, section 7).
+        let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+        text.bytes().all(is_plain).then_some(text)
+    }
+
+    /// `text` is what `data` holds of it, as it stands there.
+    fn take(&mut self, data: &str, text: &str) {
+        let start = text.as_ptr().addr().wrapping_sub(data.as_ptr().addr());
+        let around = data.get(..start).zip(data.get(start.saturating_add(text.len())..));
+        let (before, after) = around.unwrap_or_default();
+        before.clone_into(&mut self.before);
+        after.clone_into(&mut self.after);
+    }
+}
+
 /// What one chunk added.
 #[derive(Default, PartialEq, Debug)]
 pub struct Taken<'a> {
@@ -53,6 +83,18 @@ pub struct Taken<'a> {
 
 impl Assembly {
     pub fn take<'a>(&mut self, data: &'a str) -> Result<Taken<'a>, ModelError> {
+        let Some(text) = self.mould.text(data) else {
+            return self.read(data);
+        };
+        self.grow(text.len())?;
+        self.text.push_str(text);
+        Ok(Taken {
+            text: text.into(),
+            is_output: !text.is_empty(),
+        })
+    }
+
+    fn read<'a>(&mut self, data: &'a str) -> Result<Taken<'a>, ModelError> {
         // serde would read a list as a struct, too.
         let chunk = Some(data).filter(|data| data.trim_start().starts_with('{'));
         let chunk: Option<Chunk<'a>> = chunk.and_then(|data| serde_json::from_str(data).ok());
@@ -82,6 +124,14 @@ impl Assembly {
             }
             self.grow(taken.text.len())?;
             self.text.push_str(&taken.text);
+            if let Cow::Borrowed(text) = taken.text
+                && fragments.is_empty()
+                && !delta.is_thinking()
+                && choice.finish_reason.filled().is_none()
+                && !text.is_empty()
+            {
+                self.mould.take(data, text);
+            }
         }
         if let Some(reason) = choice.finish_reason.filled() {
             self.finished = true;

@@ -1,5 +1,7 @@
 //! Replies put together from whatever servers send. No network.
 
+use proptest::prelude::*;
+
 use super::super::{super::ErrorClass, assembly::Assembly};
 use super::*;
 
@@ -167,5 +169,57 @@ fn garbage_is_malformed_and_is_not_repeated_in_the_error() {
         let error = Assembly::default().take(garbage).expect_err(garbage);
         assert_eq!(error.class, ErrorClass::Malformed, "{garbage:?}");
         assert!(!error.message.contains("secret"), "{error}");
+    }
+}
+
+/// A chunk of an answer: what differs between them, and texts that look like JSON.
+fn any_chunk() -> impl Strategy<Value = String> {
+    let text = prop::sample::select(
+        &[
+            "",
+            "a",
+            "so ",
+            "ö",
+            "\"",
+            "\\",
+            "\n",
+            "\u{1}",
+            "\"},\"finish_reason\":\"stop",
+            "m",
+        ][..],
+    );
+    let shape = prop_oneof![6 => Just(0), 1 => 1..7usize];
+    (text, shape).prop_map(|(text, shape)| {
+        let delta = match shape {
+            0 => json!({"content": text}),
+            1 => json!({"refusal": text}),
+            2 => json!({"content": text, "reasoning": "hm"}),
+            3 => {
+                json!({"content": text, "tool_calls": [{"index": 0, "function": {"name": "clock", "arguments": text}}]})
+            }
+            4 => json!({"content": [{"text": text}]}),
+            5 => {
+                return format!(
+                    r#"{{"choices":[{{"delta":{{"content":{}}},"finish_reason":"stop"}}]}}"#,
+                    json!(text)
+                );
+            }
+            _ => return used(3, 4).to_string(),
+        };
+        json!({"id": "m", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]}).to_string()
+    })
+}
+
+proptest! {
+    #[test]
+    fn chunks_that_look_like_the_one_before_say_the_same_as_if_they_were_read(chunks in prop::collection::vec(any_chunk(), 1..30)) {
+        let (mut quick, mut plain) = (Assembly::default(), Assembly::default());
+        for (at, chunk) in chunks.iter().enumerate() {
+            // White space, but never the same: no chunk looks like the one before.
+            let unlike = format!("{chunk}{}", " ".repeat(at));
+            prop_assert_eq!(quick.take(chunk), plain.take(&unlike));
+        }
+        prop_assert_eq!(quick.is_finished(), plain.is_finished());
+        prop_assert_eq!(quick.reply(&request()), plain.reply(&request()));
     }
 }
