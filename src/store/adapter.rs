@@ -33,7 +33,7 @@ pub struct Adapter {
 
 enum Writer {
     Postgres(postgres::Writer),
-    Sqlite(File),
+    Sqlite(Arc<File>),
 }
 
 impl Adapter {

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::run::Time;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct File {
     path: PathBuf,
     turns: Turns,

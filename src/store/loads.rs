@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -73,7 +74,7 @@ impl Loads {
 
 enum Source {
     Postgres(PgPool, Option<PgConnection>),
-    Sqlite(File),
+    Sqlite(Arc<File>),
 }
 
 async fn answer(mut source: Source, mut asks: mpsc::Receiver<Ask>) {

@@ -2,7 +2,7 @@
 //!
 //! For everything but the append and the read that a run begins with, for which each database has its own way.
 
-use std::{borrow::Cow, path::Path, str::FromStr, time::Duration};
+use std::{borrow::Cow, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use rusqlite::types::FromSql;
 use sqlx::{
@@ -43,7 +43,7 @@ const IDLE_UNTRIED_MAX: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub enum Db {
     Postgres(PgPool),
-    Sqlite(File),
+    Sqlite(Arc<File>),
 }
 
 impl Db {
@@ -86,7 +86,7 @@ impl Db {
             std::fs::create_dir_all(folder)
                 .map_err(|error| Error::Unavailable(format!("cannot create {}: {error}", folder.display())))?;
         }
-        Ok(Self::Sqlite(File::open(path).await?))
+        Ok(Self::Sqlite(Arc::new(File::open(path).await?)))
     }
 
     pub fn is_postgres(&self) -> bool {
