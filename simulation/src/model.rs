@@ -159,7 +159,7 @@ impl SimulatedModel {
 
 /// First the tools the task names, then the answer.
 fn reply(request: &ModelRequest, world: &World) -> (String, Vec<ToolCall>) {
-    let conversation: Vec<_> = request.messages.iter().collect();
+    let conversation = request.conversation();
     let last_question = (conversation.iter()).rposition(|message| matches!(message, Message::User { .. }));
     let own = &conversation[last_question.unwrap_or(0)..];
     let asked = own.first().map_or("", |message| message.content());

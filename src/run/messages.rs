@@ -1,6 +1,6 @@
 //! A run's own part of the conversation.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use imbl::{HashSet, Vector};
 use serde::{Deserialize, Serialize, Serializer};
@@ -9,11 +9,11 @@ use super::Message;
 
 /// Shared between the states of a run: each is made from the one before, and only adds. A copy, a message more and the search
 /// for a call cost the same however many there are.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(from = "Vec<Arc<Message>>")]
 pub struct Messages {
     all: Vector<Arc<Message>>,
-    /// Ids of the calls in them.
+    /// Ids of the calls in them: an index, made of them.
     calls: HashSet<Arc<str>>,
 }
 
@@ -65,6 +65,18 @@ impl<M: Into<Arc<Message>>> FromIterator<M> for Messages {
         let mut all = Self::default();
         messages.into_iter().for_each(|message| all.push(message));
         all
+    }
+}
+
+impl PartialEq for Messages {
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
+    }
+}
+
+impl fmt::Debug for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.all).finish()
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::{
     borrow::Cow,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Error, Prepared, blocking,
+    Error, Prepared, blocking, detached,
     loads::{ByRun, Wanted},
     sql::{Value, lite_time},
     sqlite::{self, Winners},
@@ -40,8 +39,8 @@ pub struct File {
     log: Own,
     readers: Arc<Readers>,
     stop: CancellationToken,
-    /// Ends the checkpoints with the last of these handles.
-    _guard: Arc<DropGuard>,
+    /// Ends the checkpoints.
+    _guard: DropGuard,
 }
 
 /// Held by whoever writes: SQLite lets others fail or sleep, and wakes nobody in turn.
@@ -87,7 +86,7 @@ impl File {
                 free: Mutex::default(),
                 places: Arc::new(Semaphore::new(READING_MAX)),
             }),
-            _guard: Arc::new(stop.clone().drop_guard()),
+            _guard: stop.clone().drop_guard(),
             stop,
         };
         file.write.clone().beside(|_| Ok(())).await?;
@@ -101,21 +100,23 @@ impl File {
 
     pub async fn turn(&self) -> Result<Turn, Error> {
         let turn = tokio::time::timeout(BUSY_MAX, self.turns.turn.clone().lock_owned()).await;
-        let turn = turn.map_err(|_| busy())?;
+        let turn = turn.map_err(|_| busy("the database file was"))?;
         self.turns.taken.store(true, Ordering::Relaxed);
         Ok(turn)
     }
 
-    /// Winners of the batch; whoever is missing lost. Once it has the turn it blocks: see [`super::own_thread`].
+    /// Winners of the batch; whoever is missing lost.
     pub async fn append(&self, batch: &[Arc<Prepared>], now: Time) -> Result<Winners, Error> {
-        let _turn = self.turn().await?;
-        self.append
-            .work(|connection| Ok(sqlite::write(connection, batch, now)?))
+        let batch = batch.to_vec();
+        let write = move |connection: &mut Connection| Ok(sqlite::write(connection, &batch, now)?);
+        self.in_turn(&self.append, write).await
     }
 
-    /// Heads and first events of many runs. It blocks: see [`super::own_thread`].
-    pub fn load(&self, wanted: &[Wanted]) -> Result<ByRun, Error> {
-        self.load.work(|connection| sqlite::load(connection, wanted))
+    /// Heads and first events of many runs.
+    pub async fn load(&self, wanted: &[Wanted]) -> Result<ByRun, Error> {
+        let wanted = wanted.to_vec();
+        let load = move |connection: &mut Connection| sqlite::load(connection, &wanted);
+        self.load.clone().beside(load).await
     }
 
     /// For statements that only read.
@@ -128,21 +129,24 @@ impl File {
     /// For statements that write; answers how many rows they changed.
     pub async fn execute(&self, sql: &str, args: &[Value]) -> Result<u64, Error> {
         let statement = Statement::new(sql, args);
-        self.written(move |connection| statement.execute(connection)).await
+        self.in_turn(&self.write, move |connection| statement.execute(connection))
+            .await
     }
 
     /// For statements that write and answer rows (`returning`).
     pub async fn fetch_writing(&self, sql: &str, args: &[Value]) -> Result<Vec<FileRow>, Error> {
         let statement = Statement::new(sql, args);
-        self.written(move |connection| statement.fetch(connection)).await
+        self.in_turn(&self.write, move |connection| statement.fetch(connection))
+            .await
     }
 
-    async fn written<T: Send + 'static>(
+    async fn in_turn<T: Send + 'static>(
         &self,
+        own: &Own,
         work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let turn = self.turn().await?;
-        let beside = self.write.clone().beside(move |connection| {
+        let beside = own.clone().beside(move |connection| {
             let _turn = turn;
             work(connection)
         });
@@ -151,17 +155,14 @@ impl File {
 
     /// It has the write lock at once, so it never fails half way for a reader's sake.
     pub async fn begin(&self) -> Result<Change, Error> {
-        let (home, turn) = (self.write.clone(), self.turn().await?);
-        let begun = blocking(move || {
-            let connection = home.take()?;
-            connection.execute_batch("begin immediate")?;
-            Ok::<_, Error>(Change {
-                connection: Some(connection),
-                home,
-                _turn: turn,
-            })
-        });
-        begun.await?
+        // Before it begins: cut off then, it is rolled back as well.
+        let change = Change {
+            own: self.write.clone(),
+            turn: Some(self.turn().await?),
+        };
+        let begin = |connection: &mut Connection| Ok(connection.execute_batch("begin immediate")?);
+        change.own.clone().beside(begin).await?;
+        Ok(change)
     }
 
     /// Once what is under way has ended. Whoever closes the file last puts its log into it.
@@ -177,8 +178,8 @@ impl File {
     }
 }
 
-fn busy() -> Error {
-    Error::Unavailable(format!("the database file was busy for {} s", BUSY_MAX.as_secs()))
+fn busy(what: &str) -> Error {
+    Error::Unavailable(format!("{what} busy for {} s", BUSY_MAX.as_secs()))
 }
 
 fn closed() -> Error {
@@ -275,36 +276,17 @@ impl Own {
     fn work<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T, Error>) -> Result<T, Error> {
         let mut state = self.state();
         // After an error, or a panic, the connection's state is unknown; a new one is cheap.
-        let mut connection = self.opened(&mut state)?;
-        // A panic ends neither the thread nor what else is done on it.
-        let working = catch_unwind(AssertUnwindSafe(|| work(&mut connection)));
-        let panicked = |_| Error::Unavailable("work on the database file panicked".into());
-        let done = working.map_err(panicked)??;
-        *state = State::Open(connection);
-        Ok(done)
-    }
-
-    /// Takes the connection out of `state`.
-    fn opened(&self, state: &mut State) -> Result<Connection, Error> {
-        match std::mem::take(state) {
-            State::Unopened => Ok(open(&self.path, self.mode)?),
-            State::Open(connection) => Ok(connection),
+        let mut connection = match std::mem::take(&mut *state) {
+            State::Unopened => open(&self.path, self.mode)?,
+            State::Open(connection) => connection,
             State::Closed => {
                 *state = State::Closed;
-                Err(closed())
+                return Err(closed());
             }
-        }
-    }
-
-    fn take(&self) -> Result<Connection, Error> {
-        self.opened(&mut self.state())
-    }
-
-    fn give_back(&self, connection: Connection) {
-        let mut state = self.state();
-        if !matches!(*state, State::Closed) {
-            *state = State::Open(connection);
-        }
+        };
+        let done = work(&mut connection)?;
+        *state = State::Open(connection);
+        Ok(done)
     }
 
     fn close(&self) {
@@ -346,7 +328,7 @@ struct Readers {
     places: Arc<Semaphore>,
 }
 
-/// A connection that reads; dropped, the next one's.
+/// A connection that reads; dropped, it is free again.
 struct Reading {
     own: Own,
     readers: Arc<Readers>,
@@ -356,7 +338,8 @@ struct Reading {
 impl Readers {
     async fn place(readers: &Arc<Self>) -> Result<Reading, Error> {
         let place = tokio::time::timeout(BUSY_MAX, readers.places.clone().acquire_owned()).await;
-        let place = place.map_err(|_| busy())?.map_err(|_| closed())?;
+        let place = place.map_err(|_| busy("all connections that read were"))?;
+        let place = place.map_err(|_| closed())?;
         let free = readers.free().pop();
         Ok(Reading {
             own: free.unwrap_or_else(|| Own::new(&readers.path, Mode::Read)),
@@ -383,12 +366,11 @@ impl Drop for Reading {
     }
 }
 
-/// A transaction. Dropped without a commit, it never happened.
+/// A transaction. Dropped without a commit, it never happened; dropped within one, it may have.
 pub struct Change {
-    /// None: lost with a piece of work that nobody waited for, or ended.
-    connection: Option<Connection>,
-    home: Own,
-    _turn: Turn,
+    own: Own,
+    /// None: it has ended.
+    turn: Option<Turn>,
 }
 
 impl Change {
@@ -403,35 +385,53 @@ impl Change {
     }
 
     pub async fn commit(mut self) -> Result<(), Error> {
-        self.work(|connection| Ok(connection.execute_batch("commit")?)).await
+        self.work(|connection| Ok(connection.execute_batch("commit")?)).await?;
+        self.turn = None;
+        Ok(())
+    }
+
+    pub async fn rollback(mut self) -> Result<(), Error> {
+        let turn = self.turn.take();
+        let rolled_back = self.own.clone().beside(move |connection| {
+            let _turn = turn;
+            roll_back(connection)
+        });
+        rolled_back.await
     }
 
     async fn work<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let ended = || Error::Unavailable("the transaction was cut off".into());
-        let mut connection = self.connection.take().ok_or_else(ended)?;
-        let working = blocking(move || {
-            let done = work(&mut connection);
-            (connection, done)
+        let within = self.own.clone().beside(move |connection| {
+            // It ends with the first error, as on Postgres: what came after it would be committed by itself.
+            if connection.is_autocommit() {
+                return Err(Error::Unavailable("the transaction was cut off".into()));
+            }
+            work(connection)
         });
-        let (connection, done) = working.await?;
-        self.connection = Some(connection);
-        done
+        within.await
     }
 }
 
 impl Drop for Change {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else {
-            return;
-        };
-        // One that cannot be rolled back is closed, which does the same.
-        if connection.is_autocommit() || connection.execute_batch("rollback").is_ok() {
-            self.home.give_back(connection);
-        }
+        let Some(turn) = self.turn.take() else { return };
+        let own = self.own.clone();
+        // After what is still under way; it is nobody else's turn before.
+        detached(move || {
+            let _turn = turn;
+            // A connection that cannot roll back is closed, which does the same.
+            let _ = own.work(roll_back);
+        });
     }
+}
+
+fn roll_back(connection: &mut Connection) -> Result<(), Error> {
+    if !connection.is_autocommit() {
+        connection.execute_batch("rollback")?;
+    }
+    Ok(())
 }
 
 /// A statement and its arguments, for whichever thread.
@@ -454,9 +454,12 @@ impl Statement {
 
     fn fetch(&self, connection: &Connection) -> Result<Vec<FileRow>, Error> {
         let mut statement = self.bind(connection)?;
-        let columns: Arc<[String]> = statement.column_names().into_iter().map(Into::into).collect();
         let (mut found, mut rows) = (Vec::new(), statement.raw_query());
+        let mut columns: Option<Arc<[String]>> = None;
         while let Some(row) = rows.next()? {
+            // Not before the first row: the schema may have changed since the statement was prepared.
+            let names = || row.as_ref().column_names().into_iter().map(Into::into).collect();
+            let columns = columns.get_or_insert_with(names);
             let values = (0..columns.len()).map(|at| row.get(at));
             found.push(FileRow {
                 columns: columns.clone(),
@@ -533,7 +536,132 @@ impl From<rusqlite::Error> for Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures::FutureExt;
+
     use super::*;
+
+    /// A file in a folder of its own, gone afterwards.
+    struct Opened {
+        file: File,
+        folder: PathBuf,
+    }
+
+    impl Opened {
+        async fn new() -> Self {
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let folder = std::env::temp_dir().join(format!("steadfast-file-{process}-{number}"));
+            std::fs::create_dir(&folder).expect("a folder");
+            let file = File::open(&folder.join("db")).await.expect("opens");
+            let opened = Self { file, folder };
+            opened.run("create table t (n integer primary key)").await;
+            opened
+        }
+
+        async fn run(&self, sql: &str) {
+            self.file.execute(sql, &[]).await.expect(sql);
+        }
+
+        async fn numbers(&self) -> Vec<i64> {
+            let rows = self.file.fetch("select n from t order by n", &[]).await.expect("reads");
+            rows.iter().map(|row| row.get("n").expect("a number")).collect()
+        }
+    }
+
+    impl Drop for Opened {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    const PUT: &str = "insert into t (n) values ($1)";
+
+    async fn puts(change: &mut Change, number: i64) -> Result<(), Error> {
+        let rows = change.execute(PUT, &[number.into()]).await?;
+        assert_eq!(rows, 1);
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_transaction_happens_as_a_whole_or_not_at_all() {
+        let opened = Opened::new().await;
+        for ended in ["dropped", "rolled back", "committed"] {
+            let mut change = opened.file.begin().await.expect("begins");
+            puts(&mut change, 1).await.expect(ended);
+            match ended {
+                "dropped" => drop(change),
+                "rolled back" => change.rollback().await.expect("rolls back"),
+                _ => change.commit().await.expect("commits"),
+            }
+        }
+        assert_eq!(opened.numbers().await, [1]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn after_an_error_nothing_of_a_transaction_is_written() {
+        let opened = Opened::new().await;
+        let mut change = opened.file.begin().await.expect("begins");
+        puts(&mut change, 1).await.expect("written");
+        let again = puts(&mut change, 1).await;
+        assert!(matches!(again, Err(Error::Refused(_))), "{again:?}");
+        let after = puts(&mut change, 2).await;
+        assert!(matches!(after, Err(Error::Unavailable(_))), "{after:?}");
+        let committed = change.commit().await;
+        assert!(matches!(committed, Err(Error::Unavailable(_))), "{committed:?}");
+        opened.run("insert into t (n) values (3)").await;
+        assert_eq!(opened.numbers().await, [3]);
+    }
+
+    /// Whoever stops waiting for a statement does not stop it: nobody else may write before it has ended.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_transaction_that_is_cut_off_in_a_statement_keeps_its_turn_until_it_is_rolled_back() {
+        const LONG: &str =
+            "insert into t (n) with recursive r(n) as (select 10 union all select n + 1 from r where n < 300000)
+                            select n from r";
+        let opened = Opened::new().await;
+        let mut change = opened.file.begin().await.expect("begins");
+        let waited_for = change.execute(LONG, &[]).now_or_never();
+        drop(change);
+        assert!(waited_for.is_none(), "it had ended at once: {waited_for:?}");
+        opened.run("insert into t (n) values (3)").await;
+        assert_eq!(opened.numbers().await, [3]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn columns_have_their_names_of_now() {
+        let opened = Opened::new().await;
+        opened.run("insert into t (n) values (3)").await;
+        let names = async || {
+            let rows = opened.file.fetch("select * from t", &[]).await.expect("reads");
+            rows[0].columns.to_vec()
+        };
+        assert_eq!(names().await, ["n"]);
+        opened.run("alter table t rename column n to m").await;
+        assert_eq!(names().await, ["m"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_is_an_error_and_nothing_else_is_lost() {
+        let opened = Opened::new().await;
+        for own_thread in [false, true] {
+            let own = opened.file.write.clone();
+            let panics = async move { own.beside(|_| -> Result<(), Error> { panic!("on purpose") }).await };
+            let done = if own_thread {
+                let (sender, done) = tokio::sync::oneshot::channel();
+                drop(super::super::own_thread("panics", async move {
+                    let _ = sender.send(panics.await);
+                }));
+                done.await.expect("the thread goes on")
+            } else {
+                panics.await
+            };
+            assert!(matches!(done, Err(Error::Unavailable(_))), "{done:?}");
+            opened.run("insert or ignore into t (n) values (3)").await;
+        }
+        assert_eq!(opened.numbers().await, [3]);
+    }
 
     #[test]
     fn places_are_numbered_and_nothing_else_is_touched() {

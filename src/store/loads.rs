@@ -88,7 +88,7 @@ async fn answer(mut source: Source, mut asks: mpsc::Receiver<Ask>) {
         let wanted: Vec<Wanted> = together.iter().map(|ask| ask.wanted).collect();
         let mut found = match &mut source {
             Source::Postgres(pool, own) => on_postgres(pool, own, &wanted).await,
-            Source::Sqlite(file) => file.load(&wanted),
+            Source::Sqlite(file) => file.load(&wanted).await,
         };
         let failed = found.is_err();
         for Ask { wanted, reply } in together {

@@ -38,7 +38,7 @@ pub use load::{Loaded, SNAPSHOT_EVERY};
 pub use providers::{KnownState, ProviderState, ProviderStates, STALE_AFTER};
 pub use reader::Reader;
 pub use sql::Db;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 pub use types::*;
 
 /// A store, opened: both handles and the database under them.
@@ -80,7 +80,7 @@ thread_local! {
 
 /// Runs a task that blocks, on a thread of its own, which ends with the task: then this receives that nobody sends.
 pub fn own_thread(name: &str, task: impl Future<Output = ()> + Send + 'static) -> oneshot::Receiver<()> {
-    let runtime = tokio::runtime::Handle::current();
+    let runtime = Handle::current();
     let (sender, ended) = oneshot::channel();
     let begun = std::thread::Builder::new().name(name.into()).spawn(move || {
         let _sender = sender;
@@ -104,6 +104,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::Unavailable(format!("{cut_off}: {error}")))
+}
+
+/// The same, with nobody to wait for it.
+fn detached(work: impl FnOnce() + Send + 'static) {
+    match Handle::try_current() {
+        Ok(runtime) if !BLOCKS.get() => drop(runtime.spawn_blocking(work)),
+        _ => work(),
+    }
 }
 
 impl Store {

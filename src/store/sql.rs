@@ -25,9 +25,9 @@ const CONNECTIONS_MAX: u32 = 16;
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Waits for an answer, for a while.
-pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+pub(super) async fn in_time<T, E: Into<Error>>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
     match tokio::time::timeout(ANSWER_MAX, answer).await {
-        Ok(answer) => Ok(answer?),
+        Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err(Error::Unavailable(format!(
             "no answer within {} s",
             ANSWER_MAX.as_secs()
@@ -143,7 +143,7 @@ impl Db {
     pub async fn fetch(&self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
         Ok(match self {
             Self::Postgres(pool) => rows(in_time(query(sql, args)?.fetch_all(pool)).await?),
-            Self::Sqlite(file) => rows(file.fetch(sql, args).await?),
+            Self::Sqlite(file) => rows(in_time(file.fetch(sql, args)).await?),
         })
     }
 
@@ -200,10 +200,10 @@ impl Tx {
     }
 
     pub async fn rollback(self) -> Result<(), Error> {
-        if let Self::Postgres(tx) = self {
-            tx.rollback().await?;
+        match self {
+            Self::Postgres(tx) => Ok(tx.rollback().await?),
+            Self::Sqlite(tx) => tx.rollback().await,
         }
-        Ok(())
     }
 }
 

@@ -70,7 +70,7 @@ impl Model for Scripted {
         *(self.0.lock().calls)
             .entry(request.idempotency_key.clone())
             .or_default() += 1;
-        let conversation: Vec<_> = request.messages.iter().collect();
+        let conversation = request.conversation();
         let question = (conversation.iter()).rposition(|message| matches!(message, Message::User { .. }));
         let own = &conversation[question.unwrap_or(0)..];
         let task = own.first().map_or("", |message| message.content());

@@ -23,8 +23,8 @@ pub(crate) struct Request<'a> {
 struct Settings<'a> {
     #[serde(default)]
     model: String,
-    #[serde(default, borrow)]
-    messages: Option<&'a RawValue>,
+    #[serde(default = "no_messages", borrow)]
+    messages: &'a RawValue,
     #[serde(default)]
     stream: bool,
     #[serde(default)]
@@ -35,6 +35,10 @@ struct Settings<'a> {
     tool_choice: Value,
     #[serde(default)]
     response_format: Value,
+}
+
+fn no_messages() -> &'static RawValue {
+    serde_json::from_str("[]").expect("a list")
 }
 
 /// What is looked at of messages that were read: a whole history.
@@ -117,7 +121,7 @@ impl<'a> Request<'a> {
             // It says where.
             Err(_) => serde_json::from_slice(body)?,
         };
-        let raw = settings.messages.map_or("[]", RawValue::get);
+        let raw = settings.messages.get();
         let at = raw.as_ptr().addr().wrapping_sub(body.as_ptr().addr());
         Ok(Self {
             before,
@@ -162,7 +166,7 @@ impl<'a> Request<'a> {
     pub fn steps_taken(&self) -> usize {
         let spoke = self.messages.iter().rposition(|m| m.role == "user");
         let before = self.before.filter(|_| spoke.is_none()).map_or(0, |before| before.steps);
-        let since = &self.messages[spoke.unwrap_or(0)..];
+        let since = &self.messages[spoke.map_or(0, |at| at + 1)..];
         before + since.iter().filter(|m| !m.calls().is_empty()).count()
     }
 

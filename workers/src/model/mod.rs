@@ -21,7 +21,7 @@ mod scripted;
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use steadfast::run::{ModelReply, ToolSpec};
+use steadfast::run::{Message, ModelReply, ToolSpec};
 
 pub use admission::Bulkheads;
 pub use conversation::Conversation;
@@ -41,6 +41,12 @@ pub struct ModelRequest {
     pub temperature: Option<f64>,
     /// The same for the same run, step and attempt, so a provider that knows the header charges a repeat once.
     pub idempotency_key: String,
+}
+
+impl ModelRequest {
+    pub fn conversation(&self) -> Vec<&Message> {
+        self.messages.iter().collect()
+    }
 }
 
 #[async_trait]

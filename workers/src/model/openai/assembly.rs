@@ -55,7 +55,7 @@ struct Mould {
 impl Mould {
     /// The text of a chunk that is the same otherwise.
     fn text<'a>(&self, data: &'a str) -> Option<&'a str> {
-        // Nothing was taken yet, or what was taken had no text to leave out.
+        // Empty: there is none yet.
         let before = Some(&*self.before).filter(|before| !before.is_empty())?;
         let text = data.strip_prefix(before)?.strip_suffix(&*self.after)?;
         // What a string of JSON holds as it is (RFC 8259, section 7).
@@ -115,6 +115,7 @@ impl Assembly {
         let Some(choice) = chunk.choices.unwrap_or_default().into_iter().next() else {
             return Ok(taken);
         };
+        let reason = choice.finish_reason.filled();
         if let Some(delta) = choice.delta.or(choice.message) {
             taken.text = delta.text();
             let fragments = delta.tool_calls.as_deref().unwrap_or_default();
@@ -124,16 +125,13 @@ impl Assembly {
             }
             self.grow(taken.text.len())?;
             self.text.push_str(&taken.text);
-            if let Cow::Borrowed(text) = taken.text
-                && fragments.is_empty()
-                && !delta.is_thinking()
-                && choice.finish_reason.filled().is_none()
-                && !text.is_empty()
-            {
-                self.mould.take(data, text);
+            let only_text = fragments.is_empty() && !delta.is_thinking() && reason.is_none() && chunk.usage.is_none();
+            match taken.text {
+                Cow::Borrowed(text) if only_text && !text.is_empty() => self.mould.take(data, text),
+                _ => {}
             }
         }
-        if let Some(reason) = choice.finish_reason.filled() {
+        if let Some(reason) = reason {
             self.finished = true;
             self.finish_reason = Some(reason);
         }

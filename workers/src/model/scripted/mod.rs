@@ -49,7 +49,7 @@ impl Model for Scripted {
         on_text: &mut (dyn for<'t> FnMut(&'t str) + Send),
     ) -> Result<ModelReply, ModelError> {
         let started = Instant::now();
-        let conversation: Vec<_> = request.messages.iter().collect();
+        let conversation = request.conversation();
         let Plan { text, tool_calls } = plan::plan(&conversation, &request.tools);
         let mut first_token_ms = None;
         for word in text.split_inclusive(' ') {

@@ -188,7 +188,7 @@ fn any_chunk() -> impl Strategy<Value = String> {
             "m",
         ][..],
     );
-    let shape = prop_oneof![6 => Just(0), 1 => 1..7usize];
+    let shape = prop_oneof![6 => Just(0), 1 => 1..8usize];
     (text, shape).prop_map(|(text, shape)| {
         let delta = match shape {
             0 => json!({"content": text}),
@@ -204,7 +204,11 @@ fn any_chunk() -> impl Strategy<Value = String> {
                     json!(text)
                 );
             }
-            _ => return used(3, 4).to_string(),
+            6 => return used(3, 4).to_string(),
+            _ => {
+                return json!({"choices": [{"delta": {"content": text}}], "usage": {"prompt_tokens": 5, "completion_tokens": 6}})
+                    .to_string();
+            }
         };
         json!({"id": "m", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]}).to_string()
     })
