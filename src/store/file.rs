@@ -4,7 +4,6 @@
 //! commit waits for a checkpoint: SQLite's log is put into the file beside the commits (docs/decisions/0028).
 
 use std::{
-    borrow::Cow,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,18 +12,16 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{
-    CachedStatement, Connection, OpenFlags,
-    types::{FromSql, ValueRef},
-};
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Error, Prepared, blocking, detached,
     loads::{ByRun, Wanted},
-    sql::{Value, lite_time},
+    sql::Value,
     sqlite::{self, Winners},
+    statement::{FileRow, Statement},
 };
 use crate::run::Time;
 
@@ -434,91 +431,6 @@ fn roll_back(connection: &mut Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// A statement and its arguments, for whichever thread.
-struct Statement {
-    sql: String,
-    args: Vec<rusqlite::types::Value>,
-}
-
-impl Statement {
-    fn new(sql: &str, args: &[Value]) -> Self {
-        Self {
-            sql: numbered(sql).into_owned(),
-            args: args.iter().map(bound).collect(),
-        }
-    }
-
-    fn execute(&self, connection: &Connection) -> Result<u64, Error> {
-        Ok(self.bind(connection)?.raw_execute()? as u64)
-    }
-
-    fn fetch(&self, connection: &Connection) -> Result<Vec<FileRow>, Error> {
-        let mut statement = self.bind(connection)?;
-        let (mut found, mut rows) = (Vec::new(), statement.raw_query());
-        let mut columns: Option<Arc<[String]>> = None;
-        while let Some(row) = rows.next()? {
-            // Not before the first row: the schema may have changed since the statement was prepared.
-            let names = || row.as_ref().column_names().into_iter().map(Into::into).collect();
-            let columns = columns.get_or_insert_with(names);
-            let values = (0..columns.len()).map(|at| row.get(at));
-            found.push(FileRow {
-                columns: columns.clone(),
-                values: values.collect::<rusqlite::Result<_>>()?,
-            });
-        }
-        Ok(found)
-    }
-
-    fn bind<'c>(&self, connection: &'c Connection) -> rusqlite::Result<CachedStatement<'c>> {
-        let mut statement = connection.prepare_cached(&self.sql)?;
-        for (at, arg) in self.args.iter().enumerate() {
-            statement.raw_bind_parameter(at + 1, arg)?;
-        }
-        Ok(statement)
-    }
-}
-
-/// To SQLite `$1` is a name, and `?1` the first place.
-fn numbered(sql: &str) -> Cow<'_, str> {
-    if !sql.contains('$') {
-        return Cow::Borrowed(sql);
-    }
-    let mut chars = sql.chars().peekable();
-    let mut text = String::with_capacity(sql.len());
-    while let Some(char) = chars.next() {
-        let is_place = char == '$' && chars.peek().is_some_and(char::is_ascii_digit);
-        text.push(if is_place { '?' } else { char });
-    }
-    Cow::Owned(text)
-}
-
-fn bound(value: &Value) -> rusqlite::types::Value {
-    use rusqlite::types::Value::{Blob, Integer, Null, Text};
-    match value {
-        Value::Int(value) => value.map_or(Null, Integer),
-        Value::Text(value) => value.clone().map_or(Null, Text),
-        Value::Bytes(value) => value.clone().map_or(Null, Blob),
-        Value::Uuid(value) => value.map_or(Null, |id| Blob(id.as_bytes().into())),
-        Value::Time(value) => value.map_or(Null, |time| Text(lite_time(time))),
-    }
-}
-
-/// One row of an answer.
-pub struct FileRow {
-    columns: Arc<[String]>,
-    values: Vec<rusqlite::types::Value>,
-}
-
-impl FileRow {
-    pub fn get<T: FromSql>(&self, column: &str) -> Result<T, Error> {
-        let unread = |why: String| Error::Refused(format!("column {column}: {why}"));
-        let at = self.columns.iter().position(|name| name == column);
-        let value = at.and_then(|at| self.values.get(at));
-        let value = value.ok_or_else(|| unread("there is none of this name".into()))?;
-        T::column_result(ValueRef::from(value)).map_err(|error| unread(error.to_string()))
-    }
-}
-
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, SystemIoFailure};
@@ -635,7 +547,7 @@ mod tests {
         opened.run("insert into t (n) values (3)").await;
         let names = async || {
             let rows = opened.file.fetch("select * from t", &[]).await.expect("reads");
-            rows[0].columns.to_vec()
+            rows[0].columns().to_vec()
         };
         assert_eq!(names().await, ["n"]);
         opened.run("alter table t rename column n to m").await;
@@ -661,12 +573,5 @@ mod tests {
             opened.run("insert or ignore into t (n) values (3)").await;
         }
         assert_eq!(opened.numbers().await, [3]);
-    }
-
-    #[test]
-    fn places_are_numbered_and_nothing_else_is_touched() {
-        assert_eq!(numbered("select $1, $12 from t"), "select ?1, ?12 from t");
-        assert_eq!(numbered("select '$.a', '5 $'"), "select '$.a', '5 $'");
-        assert!(matches!(numbered("values (?,?)"), Cow::Borrowed(_)));
     }
 }

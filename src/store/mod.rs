@@ -20,8 +20,10 @@ mod postgres;
 mod providers;
 mod reader;
 mod rows;
+mod schedule;
 pub mod sql;
 mod sqlite;
+mod statement;
 mod types;
 
 use std::{

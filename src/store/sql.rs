@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use super::{
     Error,
-    file::{BUSY_MAX, Change, File, FileRow},
+    file::{BUSY_MAX, Change, File},
+    statement::FileRow,
 };
 use crate::run::Time;
 
