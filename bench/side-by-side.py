@@ -63,14 +63,16 @@ def prepare(systems: list) -> tuple[list, dict[str, str]]:
 
 def measure_all(args: argparse.Namespace, systems: list, found: services.Services):
     """All rounds of a level before the next level; a turn that failed has `failed` instead of figures."""
-    home = Path(tempfile.mkdtemp(prefix="run-", dir=paths.OUT))
-    with measure.model(home) as (model_url, model_pid):
+    homes = tempfile.TemporaryDirectory(prefix="run-", dir=paths.OUT)
+    home = Path(homes.name)
+    with homes, measure.model(home) as (model_url, model_pid):
         for clients in args.c:
             for number in range(1, args.rounds + 1):
                 for system in turns(systems, number):
                     named = {"system": system.name, "title": system.title, "clients": clients, "round": number}
                     own = home / f"{system.name}-{clients}-{number}-{os.getpid()}"
                     own.mkdir()
+                    measure.quiet_disk()
                     around = Surroundings(home=own, model_url=model_url, services=found)
                     try:
                         # Started anew each time, with empty stores.
@@ -82,7 +84,6 @@ def measure_all(args: argparse.Namespace, systems: list, found: services.Service
                     shutil.rmtree(own)
                     say(f"{report.where(named)}: {in_short(row)}")
                     yield named | row
-    shutil.rmtree(home)
 
 
 def in_short(row: dict) -> str:

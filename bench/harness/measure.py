@@ -1,7 +1,9 @@
 """One measurement: one system, freshly started, under one number of clients."""
 
 import json
+import os
 import subprocess
+import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,23 @@ def model(home: Path):
         pid = group.start("model", [paths.MODEL, "--port", port])
         group.ready("model", f"http://127.0.0.1:{port}/v1/models")
         yield f"http://127.0.0.1:{port}/v1", pid
+
+
+def quiet_disk(still: float = 0.5, at_most: float = 15) -> None:
+    """Waits until the disk has had nothing to write or to discard for `still` seconds: a file system that discards blocks
+    does so some time after the files are gone, and the turn before would be measured in this one."""
+    os.sync()
+    end, written, since = time.monotonic() + at_most, disk_writes(), time.monotonic()
+    while time.monotonic() < min(since + still, end):
+        time.sleep(0.05)
+        if written != (now := disk_writes()):
+            written, since = now, time.monotonic()
+
+
+def disk_writes() -> list[list[str]]:
+    """Writes and discards of each device so far, and what is under way: https://docs.kernel.org/admin-guide/iostats.html."""
+    devices = [line.split()[2:] for line in Path("/proc/diskstats").read_text().splitlines()]
+    return [[device[0], *device[5:8], *device[9:10], *device[12:15]] for device in devices]
 
 
 def under_load(system: Running, clients: int, seconds: float, warm_up: float, model_url: str, model_pid: int) -> dict:
