@@ -2,12 +2,10 @@
 //!
 //! Servers before 2.11 ignore settings they do not know without saying so, and are refused.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use async_nats::{
+    StatusCode, Subject, Subscriber,
     connection::State,
     jetstream::{
         self, AckKind,
@@ -17,14 +15,19 @@ use async_nats::{
     },
 };
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::Mutex;
 
 use super::{Advance, CommandQueue, Delivery, Error, Receipt};
 
 /// A command not acknowledged by then comes again. Workers acknowledge once they hold the run's lease.
 const ACK_WAIT: Duration = Duration::from_secs(30);
+/// A request for commands holds for so long; then the server says what it had none for.
 const PULL_WAIT: Duration = Duration::from_millis(500);
+/// What is on its way to a worker that stops has arrived by then.
+const LET_GO_MAX: Duration = Duration::from_secs(1);
+/// With a request's last answer: what it was for and did not get.
+const PENDING: &str = "Nats-Pending-Messages";
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Repeated message ids are swallowed for this long.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -46,8 +49,17 @@ pub struct JetStreamQueue {
     context: Context,
     options: QueueOptions,
     consumer: Mutex<Option<Consumer<pull::Config>>>,
-    /// The last pull found something: ask for what else is there before waiting.
-    more: AtomicBool,
+    requests: Mutex<Option<Requests>>,
+}
+
+/// Requests for commands that the server keeps until they come, and where it sends them: a subscription and a request for
+/// each pull would cost the server more than the commands.
+struct Requests {
+    consumer: Consumer<pull::Config>,
+    inbox: Subject,
+    arrivals: Subscriber,
+    /// Commands asked for that have not come.
+    open: usize,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
@@ -64,7 +76,7 @@ impl JetStreamQueue {
             context,
             options,
             consumer: Mutex::default(),
-            more: AtomicBool::new(true),
+            requests: Mutex::default(),
         };
         if queue.is_connected() {
             queue.check_server()?;
@@ -150,11 +162,7 @@ impl JetStreamQueue {
         Ok(consumer)
     }
 
-    async fn forget_consumer(&self) {
-        *self.consumer.lock().await = None;
-    }
-
-    /// The answer to a pull, within its time; after a failure the consumer is looked up anew.
+    /// The answer to a pull, within its time; after a failure all is begun anew.
     async fn answered(
         &self,
         pulled: impl Future<Output = Result<Vec<Delivery>, Error>>,
@@ -164,10 +172,108 @@ impl JetStreamQueue {
             Err(_) => Err(Error::Unavailable("no answer to a pull".into())),
         };
         if answer.is_err() {
-            self.forget_consumer().await;
+            *self.consumer.lock().await = None;
+            self.let_go().await;
         }
         answer
     }
+
+    async fn begin_requests(&self) -> Result<(), Error> {
+        let mut requests = self.requests.lock().await;
+        if requests.is_none() {
+            let consumer = self.consumer().await?;
+            let inbox = Subject::from(self.client.new_inbox());
+            let arrivals = self.client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+            *requests = Some(Requests {
+                consumer,
+                inbox,
+                arrivals,
+                open: 0,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Requests {
+    /// Waits until a command comes or a request ends without one.
+    async fn pull(&mut self, context: &Context, max: usize) -> Result<Vec<Delivery>, Error> {
+        // Not for each command that came: many in one request.
+        if self.open <= max / 2 {
+            let config = pull::BatchConfig {
+                batch: max - self.open,
+                expires: Some(PULL_WAIT),
+                ..pull::BatchConfig::default()
+            };
+            let asked = self.consumer.request_batch(config, self.inbox.clone());
+            asked.await.map_err(unavailable)?;
+            self.open = max;
+        }
+        while let Some(message) = self.arrivals.next().await {
+            let Arrival::Command(message) = self.receive(message)? else {
+                return Ok(Vec::new());
+            };
+            if let Some(first) = read(message, context).await {
+                let mut deliveries = vec![first];
+                deliveries.extend(self.arrived(context, max - 1).await);
+                return Ok(deliveries);
+            }
+        }
+        Err(Error::Unavailable("the connection has ended".into()))
+    }
+
+    /// What has come already.
+    async fn arrived(&mut self, context: &Context, max: usize) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        while deliveries.len() < max
+            && let Some(Some(message)) = self.arrivals.next().now_or_never()
+        {
+            match self.receive(message) {
+                Ok(Arrival::Command(message)) => deliveries.extend(read(message, context).await),
+                Ok(Arrival::RequestEnded) => {}
+                // The next request will meet the same.
+                Err(_) => self.open = 0,
+            }
+        }
+        deliveries
+    }
+
+    fn receive(&mut self, message: async_nats::Message) -> Result<Arrival, Error> {
+        match message.status {
+            None | Some(StatusCode::OK) => {
+                self.open = self.open.saturating_sub(1);
+                Ok(Arrival::Command(message))
+            }
+            Some(StatusCode::TIMEOUT) => {
+                let headers = message.headers.as_ref();
+                let pending = headers.and_then(|headers| headers.get(PENDING)?.as_str().parse().ok());
+                self.open = self.open.saturating_sub(pending.unwrap_or(self.open));
+                Ok(Arrival::RequestEnded)
+            }
+            Some(status) => {
+                let reason = message.description.unwrap_or_default();
+                Err(Error::Unavailable(format!("no commands: {status} {reason}")))
+            }
+        }
+    }
+
+    /// Asks no more, and gives back what is here or on its way.
+    async fn let_go(mut self, context: &Context) {
+        if self.arrivals.drain().await.is_ok() {
+            while let Some(message) = self.arrivals.next().await {
+                if let Ok(Arrival::Command(message)) = self.receive(message)
+                    && let Some(delivery) = read(message, context).await
+                {
+                    delivery.give_back(Duration::ZERO).await;
+                }
+            }
+        }
+    }
+}
+
+enum Arrival {
+    Command(async_nats::Message),
+    RequestEnded,
 }
 
 #[async_trait]
@@ -198,36 +304,40 @@ impl CommandQueue for JetStreamQueue {
     }
 
     async fn pull(&self, max: usize) -> Result<Vec<Delivery>, Error> {
-        let consumer = match tokio::time::timeout(PUBLISH_TIMEOUT, self.consumer()).await {
-            Ok(consumer) => consumer?,
+        match tokio::time::timeout(PUBLISH_TIMEOUT, self.begin_requests()).await {
+            Ok(begun) => begun?,
             Err(_) => return Err(Error::Unavailable("no answer to a consumer request".into())),
-        };
-        // A pull request that is dropped half way would have the server hand messages to nobody. So each is followed
-        // to its end: either whatever is there now, or the first to come.
+        }
         let pulled = async {
-            if self.more.load(Ordering::Relaxed) {
-                let deliveries = fetch(&consumer, max).await?;
-                if !deliveries.is_empty() {
-                    return Ok(deliveries);
-                }
+            match &mut *self.requests.lock().await {
+                Some(requests) => requests.pull(&self.context, max).await,
+                None => Ok(Vec::new()),
             }
-            let first = consumer
-                .batch()
-                .max_messages(1)
-                .expires(PULL_WAIT)
-                .messages()
-                .await
-                .map_err(unavailable)?;
-            let deliveries = receive(first).await?;
-            self.more.store(!deliveries.is_empty(), Ordering::Relaxed);
-            Ok(deliveries)
         };
         self.answered(pulled).await
     }
 
     async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error> {
-        let pulled = async { fetch(&self.consumer().await?, max).await };
+        let pulled = async {
+            let mut ready = match &mut *self.requests.lock().await {
+                Some(requests) => requests.arrived(&self.context, max).await,
+                None => Vec::new(),
+            };
+            if ready.is_empty() {
+                ready = fetch(&self.consumer().await?, max).await?;
+            }
+            Ok(ready)
+        };
         self.answered(pulled).await
+    }
+
+    async fn let_go(&self) {
+        let requests = self.requests.lock().await.take();
+        if let Some(requests) = requests
+            && self.is_connected()
+        {
+            let _ = tokio::time::timeout(LET_GO_MAX, requests.let_go(&self.context)).await;
+        }
     }
 
     fn is_connected(&self) -> bool {
@@ -263,23 +373,27 @@ impl CommandQueue for JetStreamQueue {
 
 /// Whatever is there now.
 async fn fetch(consumer: &Consumer<pull::Config>, max: usize) -> Result<Vec<Delivery>, Error> {
-    let batch = consumer.fetch().max_messages(max).messages();
-    receive(batch.await.map_err(unavailable)?).await
-}
-
-async fn receive(mut batch: pull::Batch) -> Result<Vec<Delivery>, Error> {
+    let mut batch = consumer.fetch().max_messages(max).messages().await.map_err(unavailable)?;
     let mut deliveries = Vec::new();
     while let Some(message) = batch.next().await {
-        let message = message.map_err(unavailable)?;
-        match serde_json::from_slice(&message.payload) {
-            Ok(command) => deliveries.push(Delivery::new(command, Box::new(JetStreamReceipt(message)))),
-            Err(error) => {
-                tracing::warn!(%error, "a message on the command queue is not a command; it is removed");
-                let _ = message.ack_with(AckKind::Term).await;
-            }
-        }
+        let jetstream::Message { message, context } = message.map_err(unavailable)?;
+        deliveries.extend(read(message, &context).await);
     }
     Ok(deliveries)
+}
+
+async fn read(message: async_nats::Message, context: &Context) -> Option<Delivery> {
+    let command = serde_json::from_slice(&message.payload);
+    let context = context.clone();
+    let message = jetstream::Message { message, context };
+    match command {
+        Ok(command) => Some(Delivery::new(command, Box::new(JetStreamReceipt(message)))),
+        Err(error) => {
+            tracing::warn!(%error, "a message on the command queue is not a command; it is removed");
+            let _ = message.ack_with(AckKind::Term).await;
+            None
+        }
+    }
 }
 
 struct JetStreamReceipt(jetstream::Message);

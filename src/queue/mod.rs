@@ -79,11 +79,15 @@ pub trait Receipt: Send {
 pub trait CommandQueue: Send + Sync + 'static {
     async fn publish(&self, command: &Advance) -> Result<(), Error>;
 
-    /// Up to `max` commands; waits a while for the first, answers none if there is none.
+    /// Up to `max` commands; waits a while for the first, answers none if there is none. So many may be on their way here
+    /// afterwards too, for the pulls that follow.
     async fn pull(&self, max: usize) -> Result<Vec<Delivery>, Error>;
 
     /// Up to `max` commands that are there now; does not wait for any.
     async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error>;
+
+    /// For now there are no more pulls: what is on its way here is given back, and others get it.
+    async fn let_go(&self) {}
 
     /// Whether there is a connection to send commands over, as far as is known without asking.
     fn is_connected(&self) -> bool {

@@ -216,6 +216,7 @@ impl Worker {
         };
         let serving = simulated::spawn(serve_lines(hands.clone(), shutdown.clone()));
         pull(&hands, &health, &shutdown).await;
+        shared.queue.let_go().await;
         // Once nobody takes runs any more, those under way are all there are.
         let _ = serving.await;
 
