@@ -110,7 +110,7 @@ impl Announcer {
             let commands = async {
                 for command in &news.commands {
                     crash::at(Point::AnnounceBefore);
-                    if let Err(error) = queue.publish(command).await {
+                    if let Err(error) = queue.hint(command).await {
                         tracing::debug!(run.id = %command.run_id, error = %error, "a command was not published");
                     }
                     crash::at(Point::AnnounceAfter);

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use async_nats::{
-    StatusCode, Subject, Subscriber,
+    HeaderMap, StatusCode, Subject, Subscriber,
     connection::State,
+    header::NATS_MESSAGE_ID,
     jetstream::{
         self, AckKind,
         consumer::{AckPolicy, Consumer, pull},
@@ -15,6 +16,7 @@ use async_nats::{
     },
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::Mutex;
 
@@ -113,6 +115,14 @@ impl JetStreamQueue {
 
     fn stream_name(&self) -> String {
         format!("{}_COMMANDS", self.options.prefix.to_uppercase())
+    }
+
+    fn message(&self, command: &Advance) -> Result<(String, HeaderMap, Bytes), Error> {
+        let payload = serde_json::to_vec(command).map_err(unavailable)?;
+        let mut headers = HeaderMap::new();
+        let id = format!("{}:{}:{}", command.run_id, command.version, command.dispatch);
+        headers.insert(NATS_MESSAGE_ID, id.as_str());
+        Ok((self.subject(command.tenant.as_str()), headers, payload.into()))
     }
 
     fn subject(&self, tenant: &str) -> String {
@@ -279,15 +289,11 @@ enum Arrival {
 #[async_trait]
 impl CommandQueue for JetStreamQueue {
     async fn publish(&self, command: &Advance) -> Result<(), Error> {
-        let payload = serde_json::to_vec(command).map_err(unavailable)?;
-        let mut headers = async_nats::HeaderMap::new();
-        let id = format!("{}:{}:{}", command.run_id, command.version, command.dispatch);
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, id.as_str());
-        let subject = self.subject(command.tenant.as_str());
+        let (subject, headers, payload) = self.message(command)?;
         let send = async {
             let ack = self
                 .context
-                .publish_with_headers(subject, headers, payload.into())
+                .publish_with_headers(subject, headers, payload)
                 .await
                 .map_err(unavailable)?;
             ack.await.map_err(unavailable)
@@ -300,6 +306,19 @@ impl CommandQueue for JetStreamQueue {
                 Err(error)
             }
             Err(_) => Err(Error::Unavailable("no answer to a publish".into())),
+        }
+    }
+
+    async fn hint(&self, command: &Advance) -> Result<(), Error> {
+        let (subject, headers, payload) = self.message(command)?;
+        // While the server is away the client's buffer fills, and waits for its return.
+        if !self.is_connected() {
+            return Err(Error::Unavailable("not connected".into()));
+        }
+        let send = self.client.publish_with_headers(subject, headers, payload);
+        match tokio::time::timeout(PUBLISH_TIMEOUT, send).await {
+            Ok(sent) => sent.map_err(unavailable),
+            Err(_) => Err(Error::Unavailable("the connection takes nothing".into())),
         }
     }
 

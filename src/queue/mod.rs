@@ -77,7 +77,13 @@ pub trait Receipt: Send {
 
 #[async_trait]
 pub trait CommandQueue: Send + Sync + 'static {
+    /// Back when the queue has it.
     async fn publish(&self, command: &Advance) -> Result<(), Error>;
+
+    /// On its way, and nobody learns whether it arrived: for whoever would do nothing about it. Costs less.
+    async fn hint(&self, command: &Advance) -> Result<(), Error> {
+        self.publish(command).await
+    }
 
     /// Up to `max` commands; waits a while for the first, answers none if there is none. So many may be on their way here
     /// afterwards too, for the pulls that follow.

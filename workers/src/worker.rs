@@ -116,7 +116,7 @@ impl Shared {
             version: 0,
             dispatch,
         };
-        if let Err(error) = self.queue.publish(&command).await {
+        if let Err(error) = self.queue.hint(&command).await {
             tracing::debug!(%error, run.id = %run_id, "a command could not be published; the redriver will");
         }
     }
