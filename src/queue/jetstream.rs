@@ -208,18 +208,21 @@ impl JetStreamQueue {
 impl Requests {
     /// Waits until a command comes or a request ends without one.
     async fn pull(&mut self, context: &Context, max: usize) -> Result<Vec<Delivery>, Error> {
-        // Not for each command that came: many in one request.
-        if self.open <= max / 2 {
-            let config = pull::BatchConfig {
-                batch: max - self.open,
-                expires: Some(PULL_WAIT),
-                ..pull::BatchConfig::default()
+        loop {
+            // Not for each command that came: many in one request.
+            if self.open <= max / 2 {
+                let config = pull::BatchConfig {
+                    batch: max - self.open,
+                    expires: Some(PULL_WAIT),
+                    ..pull::BatchConfig::default()
+                };
+                let asked = self.consumer.request_batch(config, self.inbox.clone());
+                asked.await.map_err(unavailable)?;
+                self.open = max;
+            }
+            let Some(message) = self.arrivals.next().await else {
+                return Err(Error::Unavailable("the connection has ended".into()));
             };
-            let asked = self.consumer.request_batch(config, self.inbox.clone());
-            asked.await.map_err(unavailable)?;
-            self.open = max;
-        }
-        while let Some(message) = self.arrivals.next().await {
             let Arrival::Command(message) = self.receive(message)? else {
                 return Ok(Vec::new());
             };
@@ -229,7 +232,6 @@ impl Requests {
                 return Ok(deliveries);
             }
         }
-        Err(Error::Unavailable("the connection has ended".into()))
     }
 
     /// What has come already.
@@ -392,7 +394,12 @@ impl CommandQueue for JetStreamQueue {
 
 /// Whatever is there now.
 async fn fetch(consumer: &Consumer<pull::Config>, max: usize) -> Result<Vec<Delivery>, Error> {
-    let mut batch = consumer.fetch().max_messages(max).messages().await.map_err(unavailable)?;
+    let mut batch = consumer
+        .fetch()
+        .max_messages(max)
+        .messages()
+        .await
+        .map_err(unavailable)?;
     let mut deliveries = Vec::new();
     while let Some(message) = batch.next().await {
         let jetstream::Message { message, context } = message.map_err(unavailable)?;

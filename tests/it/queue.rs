@@ -83,6 +83,8 @@ conformance! {
     a_command_is_published_pulled_and_done_with,
     a_pull_takes_no_more_than_asked_and_waits_only_a_while,
     four_workers_share_a_thousand_commands_without_delay,
+    what_is_on_its_way_to_a_worker_that_lets_go_comes_to_another,
+    a_hint_arrives_where_nothing_fails,
     a_command_may_come_twice_and_tells_the_same,
     the_incarnation_stays_while_nothing_was_lost,
 }
@@ -185,6 +187,34 @@ async fn four_workers_share_a_thousand_commands_without_delay(queues: Queues) {
         .await
         .unwrap_or_else(|_| panic!("{} of {COMMANDS} came at once", done.lock().expect("no panic").len()));
     println!("{COMMANDS} commands in {:?}", started.elapsed());
+}
+
+/// Not only after the ack wait of 30 seconds.
+async fn what_is_on_its_way_to_a_worker_that_lets_go_comes_to_another(queues: Queues) {
+    let [one, other] = queues;
+    one.publish(&advance(1)).await.expect("published");
+    let first = one.pull(10).await.expect("the queue answers");
+    assert_eq!(first.len(), 1);
+    for version in 2..=5 {
+        other.publish(&advance(version)).await.expect("published");
+    }
+    one.let_go().await;
+    let rest = pulled(&*other, 4).await;
+    let versions: BTreeSet<u64> = rest.iter().map(|delivery| delivery.command.version).collect();
+    assert_eq!(versions, (2..=5).collect());
+    for delivery in first.into_iter().chain(rest) {
+        delivery.ack().await;
+    }
+    // It may ask again.
+    other.publish(&advance(6)).await.expect("published");
+    assert_eq!(pulled(&*one, 1).await.remove(0).command.version, 6);
+}
+
+async fn a_hint_arrives_where_nothing_fails(queues: Queues) {
+    let [gateway, worker] = queues;
+    let command = advance(1);
+    gateway.hint(&command).await.expect("sent");
+    assert_eq!(pulled(&*worker, 1).await.remove(0).command, command);
 }
 
 async fn a_command_may_come_twice_and_tells_the_same(queues: Queues) {
