@@ -199,7 +199,8 @@ async fn what_is_on_its_way_to_a_worker_that_lets_go_comes_to_another(queues: Qu
         other.publish(&advance(version)).await.expect("published");
     }
     one.let_go().await;
-    let rest = pulled(&*other, 4).await;
+    let rest = timeout(Duration::from_secs(25), pulled(&*other, 4)).await;
+    let rest = rest.expect("they came before the ack wait was over");
     let versions: BTreeSet<u64> = rest.iter().map(|delivery| delivery.command.version).collect();
     assert_eq!(versions, (2..=5).collect());
     for delivery in first.into_iter().chain(rest) {
