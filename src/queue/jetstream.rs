@@ -2,7 +2,7 @@
 //!
 //! Servers before 2.11 ignore settings they do not know without saying so, and are refused.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use async_nats::{
     HeaderMap, StatusCode, Subject, Subscriber,
@@ -26,8 +26,10 @@ use super::{Advance, CommandQueue, Delivery, Error, Receipt};
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// A request for commands holds for so long; then the server says what it had none for.
 const PULL_WAIT: Duration = Duration::from_millis(500);
-/// What is on its way to a worker that stops has arrived by then.
-const LET_GO_MAX: Duration = Duration::from_secs(1);
+/// Giving back what is here and on its way takes no longer, whatever the server does.
+const LET_GO_MAX: Duration = Duration::from_secs(2);
+/// Requests of a pool that the server keeps: three or four for each worker.
+const REQUESTS_MAX: i64 = 4096;
 /// With a request's last answer: what it was for and did not get.
 const PENDING: &str = "Nats-Pending-Messages";
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +52,6 @@ pub struct JetStreamQueue {
     client: async_nats::Client,
     context: Context,
     options: QueueOptions,
-    consumer: Mutex<Option<Consumer<pull::Config>>>,
     requests: Mutex<Option<Requests>>,
 }
 
@@ -62,6 +63,8 @@ struct Requests {
     arrivals: Subscriber,
     /// Commands asked for that have not come.
     open: usize,
+    /// Which connection they were asked for on: with it they are gone.
+    connects: u64,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
@@ -77,7 +80,6 @@ impl JetStreamQueue {
             client,
             context,
             options,
-            consumer: Mutex::default(),
             requests: Mutex::default(),
         };
         if queue.is_connected() {
@@ -145,11 +147,7 @@ impl JetStreamQueue {
         Ok(())
     }
 
-    async fn consumer(&self) -> Result<Consumer<pull::Config>, Error> {
-        let mut slot = self.consumer.lock().await;
-        if let Some(consumer) = &*slot {
-            return Ok(consumer.clone());
-        }
+    async fn begin(&self) -> Result<Requests, Error> {
         self.check_server()?;
         self.ensure_stream().await?;
         let stream = self.context.get_stream(self.stream_name()).await.map_err(unavailable)?;
@@ -162,46 +160,60 @@ impl JetStreamQueue {
             // Poison is counted in the store; a limit here would leave the message behind, undeliverable.
             max_deliver: -1,
             max_ack_pending: 100_000,
+            max_waiting: REQUESTS_MAX,
             ..pull::Config::default()
         };
         let consumer = stream
             .get_or_create_consumer(&name, config)
             .await
             .map_err(unavailable)?;
-        *slot = Some(consumer.clone());
-        Ok(consumer)
+        let inbox = Subject::from(self.client.new_inbox());
+        let arrivals = self.client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+        Ok(Requests {
+            consumer,
+            inbox,
+            arrivals,
+            open: 0,
+            connects: self.connects(),
+        })
     }
 
-    /// The answer to a pull, within its time; after a failure all is begun anew.
-    async fn answered(
-        &self,
-        pulled: impl Future<Output = Result<Vec<Delivery>, Error>>,
-    ) -> Result<Vec<Delivery>, Error> {
+    fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// The answer to a pull, within its time. After a failure all is begun anew.
+    async fn ask(&self, max: usize, waits: bool) -> Result<Vec<Delivery>, Error> {
+        let mut kept = self.requests.lock().await;
+        let mut requests = match kept.take() {
+            Some(requests) => requests,
+            None => match tokio::time::timeout(PUBLISH_TIMEOUT, self.begin()).await {
+                Ok(begun) => begun?,
+                Err(_) => return Err(Error::Unavailable("no answer to a consumer request".into())),
+            },
+        };
+        let connects = self.connects();
+        if connects != requests.connects {
+            (requests.connects, requests.open) = (connects, 0);
+        }
+        let pulled = async {
+            if waits {
+                requests.pull(&self.context, max).await
+            } else {
+                requests.pull_ready(&self.context, max).await
+            }
+        };
         let answer = match tokio::time::timeout(PULL_WAIT * 4, pulled).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::Unavailable("no answer to a pull".into())),
         };
-        if answer.is_err() {
-            *self.consumer.lock().await = None;
-            self.let_go().await;
+        if answer.is_ok() {
+            *kept = Some(requests);
+        } else {
+            requests.open = 0;
+            let _ = tokio::time::timeout(LET_GO_MAX, requests.let_go(&self.context)).await;
         }
         answer
-    }
-
-    async fn begin_requests(&self) -> Result<(), Error> {
-        let mut requests = self.requests.lock().await;
-        if requests.is_none() {
-            let consumer = self.consumer().await?;
-            let inbox = Subject::from(self.client.new_inbox());
-            let arrivals = self.client.subscribe(inbox.clone()).await.map_err(unavailable)?;
-            *requests = Some(Requests {
-                consumer,
-                inbox,
-                arrivals,
-                open: 0,
-            });
-        }
-        Ok(())
     }
 }
 
@@ -234,7 +246,19 @@ impl Requests {
         }
     }
 
-    /// What has come already.
+    /// What has come already, and what is there now.
+    async fn pull_ready(&mut self, context: &Context, max: usize) -> Result<Vec<Delivery>, Error> {
+        let mut deliveries = self.arrived(context, max).await;
+        if deliveries.len() < max {
+            match fetch(&self.consumer, max - deliveries.len()).await {
+                Ok(fetched) => deliveries.extend(fetched),
+                Err(error) if deliveries.is_empty() => return Err(error),
+                Err(error) => tracing::debug!(%error, "no more commands could be fetched"),
+            }
+        }
+        Ok(deliveries)
+    }
+
     async fn arrived(&mut self, context: &Context, max: usize) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
         while deliveries.len() < max
@@ -243,8 +267,11 @@ impl Requests {
             match self.receive(message) {
                 Ok(Arrival::Command(message)) => deliveries.extend(read(message, context).await),
                 Ok(Arrival::RequestEnded) => {}
-                // The next request will meet the same.
-                Err(_) => self.open = 0,
+                Err(error) => {
+                    tracing::debug!(%error, "a request for commands came to nothing");
+                    // If the consumer is gone, the next request is told so, too.
+                    self.open = 0;
+                }
             }
         }
         deliveries
@@ -269,16 +296,22 @@ impl Requests {
         }
     }
 
-    /// Asks no more, and gives back what is here or on its way.
+    /// Gives back what is here, and what still comes while requests are open.
     async fn let_go(mut self, context: &Context) {
-        if self.arrivals.drain().await.is_ok() {
-            while let Some(message) = self.arrivals.next().await {
-                if let Ok(Arrival::Command(message)) = self.receive(message)
-                    && let Some(delivery) = read(message, context).await
-                {
-                    delivery.give_back(Duration::ZERO).await;
+        let mut deliveries = self.arrived(context, usize::MAX).await;
+        let rest = async {
+            while self.open > 0
+                && let Some(message) = self.arrivals.next().await
+                && let Ok(arrival) = self.receive(message)
+            {
+                if let Arrival::Command(message) = arrival {
+                    deliveries.extend(read(message, context).await);
                 }
             }
+        };
+        let _ = tokio::time::timeout(PULL_WAIT * 2, rest).await;
+        for delivery in deliveries {
+            delivery.give_back(Duration::ZERO).await;
         }
     }
 }
@@ -325,31 +358,11 @@ impl CommandQueue for JetStreamQueue {
     }
 
     async fn pull(&self, max: usize) -> Result<Vec<Delivery>, Error> {
-        match tokio::time::timeout(PUBLISH_TIMEOUT, self.begin_requests()).await {
-            Ok(begun) => begun?,
-            Err(_) => return Err(Error::Unavailable("no answer to a consumer request".into())),
-        }
-        let pulled = async {
-            match &mut *self.requests.lock().await {
-                Some(requests) => requests.pull(&self.context, max).await,
-                None => Ok(Vec::new()),
-            }
-        };
-        self.answered(pulled).await
+        self.ask(max, true).await
     }
 
     async fn pull_ready(&self, max: usize) -> Result<Vec<Delivery>, Error> {
-        let pulled = async {
-            let mut ready = match &mut *self.requests.lock().await {
-                Some(requests) => requests.arrived(&self.context, max).await,
-                None => Vec::new(),
-            };
-            if ready.is_empty() {
-                ready = fetch(&self.consumer().await?, max).await?;
-            }
-            Ok(ready)
-        };
-        self.answered(pulled).await
+        self.ask(max, false).await
     }
 
     async fn let_go(&self) {

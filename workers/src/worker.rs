@@ -40,7 +40,7 @@ const NEWER_PAUSE: Duration = Duration::from_secs(1);
 /// each place it had: by then one that has a place would have taken what is there. What nobody has a place for waits in
 /// its tenant's line, where the next free place goes to who has fewest.
 const READ_AHEAD_AFTER: Duration = Duration::from_millis(100);
-/// A pull that took so long waited for a command, so there were not more of them than places.
+/// Where a place has been free for so long, there were not more commands than places.
 const WAITED: Duration = Duration::from_millis(25);
 /// Commands looked at in one go when there are more than places.
 const READ_AHEAD: usize = 256;
@@ -251,13 +251,12 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
     } = hands;
     // Commands were pulled for which there was no place: behind them may be one of somebody who has more of a right.
     let (mut pressed, mut looked) = (false, Instant::now());
-    // Since then there was a command for each free place whenever we looked, without waiting for it.
-    let mut full_since: Option<Instant> = None;
+    // Since then there was a command for each free place, and when there was none free last.
+    let (mut full_since, mut filled): (Option<Instant>, _) = (None, looked);
     // The first look does not wait for a command: the worker is ready once the queue has answered.
     let mut answered = false;
     while !shutdown.is_cancelled() {
         let free = places.free();
-        let asked = Instant::now();
         let pulled = match free {
             0 => {
                 tokio::select! {
@@ -297,8 +296,7 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             crash::at(Point::PullAfter);
         }
         looked = Instant::now();
-        let full = deliveries.len() >= free.max(1) && (free == 0 || looked - asked < WAITED);
-        full_since = full.then(|| full_since.unwrap_or(looked));
+        let came = !deliveries.is_empty();
         let mut surplus = Vec::new();
         for delivery in deliveries {
             // In our hands already: whatever the command is about, the run is looked at again, now and once more when
@@ -314,6 +312,10 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             }
         }
         pressed = !surplus.is_empty();
+        if pressed || places.free() == 0 {
+            filled = looked;
+        }
+        full_since = (came && looked - filled < WAITED).then(|| full_since.unwrap_or(looked));
         if pressed {
             let lined = metrics::runs().deliveries.with_label_values(&["lined"]);
             lined.inc_by(surplus.len() as u64);
