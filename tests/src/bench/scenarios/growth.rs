@@ -50,6 +50,11 @@ async fn measure(options: &Options) -> Result<Figures> {
         sqlx::query("vacuum analyze").execute(&mut connection).await?;
         let level = rig.load(CLIENTS, options.seconds).await?;
         level.judge(&mut figures);
+        followed(&mut connection).await?;
+        // What this load has left to be cleared away.
+        let begun = Instant::now();
+        sqlx::query("vacuum analyze").execute(&mut connection).await?;
+        let vacuum = begun.elapsed();
         // Nobody executes a copy.
         ended += level.ended() + Ended::completed(filled.copies, 0);
         let table = table.get_or_insert_with(|| {
@@ -62,7 +67,13 @@ async fn measure(options: &Options) -> Result<Figures> {
             ];
             let columns = columns.iter().map(ToString::to_string);
             let processes = level.processes.iter().map(|cost| format!("{}_cpu_ms", cost.name));
-            let sizes = ["bytes_an_event", "index_bytes_an_event", "runs_mib", "read_models_mib"];
+            let sizes = [
+                "bytes_an_event",
+                "index_bytes_an_event",
+                "runs_mib",
+                "read_models_mib",
+                "vacuum_ms",
+            ];
             let sizes = sizes.iter().map(ToString::to_string);
             Table::new(
                 format!("growth: {CLIENTS} clients on a log of so many events; sizes with indexes"),
@@ -75,6 +86,7 @@ async fn measure(options: &Options) -> Result<Figures> {
         cells.push(number(level.cpu_ms_per_run(), 3));
         cells.extend(level.processes.iter().map(|cost| number(cost.cpu_ms_per_run, 3)));
         cells.extend(sizes(&mut connection).await?);
+        cells.push(number(vacuum.as_secs_f64() * 1000.0, 0));
         table.row(cells);
         points.push((filled.events as f64, level.cpu_ms_per_run()));
         if wanted >= last {
@@ -93,7 +105,7 @@ async fn measure(options: &Options) -> Result<Figures> {
     for plot in &mut figures.plots {
         plot.logarithmic = true;
     }
-    figures.note("the log is filled with copies of one run, read models follow, and vacuum has run before each level");
+    figures.note("the log is filled with copies of one run, read models follow, and vacuum has run before each level; vacuum_ms: after it");
     figures.settings = rig.settings.clone();
     figures.settings.insert("seconds".into(), options.seconds.into());
     rig.settle(&ended, &mut figures).await;
