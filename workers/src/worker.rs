@@ -312,10 +312,11 @@ async fn pull(hands: &Hands, health: &Health, shutdown: &CancellationToken) {
             }
         }
         pressed = !surplus.is_empty();
-        if pressed || places.free() == 0 {
+        if came && (pressed || places.free() == 0) {
             filled = looked;
         }
-        full_since = (came && looked - filled < WAITED).then(|| full_since.unwrap_or(looked));
+        // A pull may bring nothing because one of several requests has ended: only time tells that nothing waits.
+        full_since = (looked - filled < WAITED).then(|| full_since.unwrap_or(looked));
         if pressed {
             let lined = metrics::runs().deliveries.with_label_values(&["lined"]);
             lined.inc_by(surplus.len() as u64);
