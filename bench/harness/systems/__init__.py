@@ -12,6 +12,7 @@ ALL = [
     bare.Bare,
     bare.KeptOnSqlite,
     bare.KeptOnPostgres,
+    bare.KeptShared,
 ]
 
 

@@ -20,14 +20,18 @@ def start(around: Surroundings, keep: list, stores: dict[str, int]):
         command += ["--gather-ms", GATHER_MS, "--at-once", SLOTS, *keep]
         pid = group.start("bare", command)
         group.ready("bare", f"http://127.0.0.1:{port}/healthz")
-        yield Running(
-            url=f"http://127.0.0.1:{port}/runs",
-            body={"input": TASK},
-            expect=["event: completed\n", LAST_WORD],
-            piece="event: text\n",
-            processes={"bare": pid},
-            stores=stores,
-        )
+        yield running(port, {"bare": pid}, stores)
+
+
+def running(port: int, processes: dict[str, int], stores: dict[str, int]) -> Running:
+    return Running(
+        url=f"http://127.0.0.1:{port}/runs",
+        body={"input": TASK},
+        expect=["event: completed\n", LAST_WORD],
+        piece="event: text\n",
+        processes=processes,
+        stores=stores,
+    )
 
 
 class Bare(System):
@@ -63,3 +67,23 @@ class KeptOnPostgres(Bare):
         with services.database("side_by_side_kept") as url:
             with start(around, ["--keep", url], {"postgres": services.postgres_pid}) as running:
                 yield running
+
+
+class KeptShared(Bare):
+    name = "kept-shared"
+    title = "Bare, its events kept on Postgres, two processes over NATS"
+
+    @staticmethod
+    @contextmanager
+    def start(around: Surroundings):
+        services = around.services
+        prefix = around.home.name.replace("-", "_")
+        with services.database("side_by_side_kept") as url, Group(around.home) as group:
+            [gateway, worker] = free_ports(2)
+            parts = ["--keep", url, "--nats", services.nats_url, "--prefix", prefix, "--model-url", around.model_url]
+            pids = {}
+            for role, port in [("gateway", gateway), ("worker", worker)]:
+                command = [paths.BARE_AGENT, "--role", role, "--port", port, "--gather-ms", GATHER_MS, "--at-once", SLOTS]
+                pids[role] = group.start(role, [*command, *parts])
+                group.ready(role, f"http://127.0.0.1:{port}/healthz")
+            yield running(gateway, pids, {"postgres": services.postgres_pid, "nats": services.nats_pid})

@@ -1,9 +1,9 @@
-//! What has happened in a run, kept as rows of one table before the run goes on, and nothing else: no head, no lease, no
-//! queue, no read model. Many runs share a commit, as in Steadfast (`src/store/appender.rs`).
+//! What has happened in a run, kept as rows of one table before the run goes on. Many runs share a commit, as in Steadfast
+//! (`src/store/appender.rs`). For one process that is all; where two share the work (`shared.rs`) each run has a head as well.
 
 use chat::Error;
 use rusqlite::{Connection, params};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -16,9 +16,30 @@ const ON_POSTGRES: &str = "
         run_id uuid not null, version bigint not null, type text not null, payload text not null,
         txid xid8 not null default pg_current_xact_id(), position bigint not null generated always as identity,
         primary key (run_id, version));
-    create index kept_log on kept (txid, position)";
-const ADD_ON_POSTGRES: &str = "
+    create index kept_log on kept (txid, position);
+    create table heads (run_id uuid primary key, version bigint not null, touched timestamptz not null)
+        with (fillfactor = 50)";
+const ADD: &str = "
     insert into kept (run_id, version, type, payload) select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[])";
+/// A new run is one event, and its head.
+const ACCEPT: &str = "
+    with head as (insert into heads select run_id, version, now() from unnest($1::uuid[], $2::bigint[]) as new (run_id, version))
+    insert into kept (run_id, version, type, payload) select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[])";
+/// Only where the head is as expected: one writer at a time. Answers how many heads moved.
+const ADVANCE: &str = "
+    with moved as (
+        update heads set version = new.version, touched = now()
+        from unnest($5::uuid[], $6::bigint[], $7::bigint[]) as new (run_id, expected, version)
+        where heads.run_id = new.run_id and heads.version = new.expected
+        returning heads.run_id),
+    added as (
+        insert into kept (run_id, version, type, payload)
+        select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[]) as new (run_id, version, type, payload)
+        where run_id = any (array(select run_id from moved)))
+    select count(*) from moved";
+/// Plans are made while the tables are empty, and would read them whole later.
+const BY_INDEX: &str = "set enable_seqscan = off";
+const LOAD: &str = "select run_id, payload from kept where run_id = any ($1::uuid[]) and version = 1";
 
 /// A checkpoint every 80 MB: in the seconds of a measurement hardly a commit waits for one.
 const ON_SQLITE: &str = "
@@ -28,6 +49,14 @@ const ON_SQLITE: &str = "
         payload text not null, unique (run_id, version)) strict";
 const ADD_ON_SQLITE: &str = "insert into kept (run_id, version, type, payload) values (?1, ?2, ?3, ?4)";
 
+/// What an append does beside the events' rows.
+#[derive(Clone, Copy)]
+pub enum Heads {
+    None,
+    Begin,
+    Move,
+}
+
 struct Event {
     run_id: Uuid,
     version: i64,
@@ -36,6 +65,9 @@ struct Event {
 }
 
 struct Append {
+    run_id: Uuid,
+    /// Before and after it.
+    versions: (i64, i64),
     events: Vec<Event>,
     kept: oneshot::Sender<()>,
 }
@@ -46,32 +78,50 @@ pub struct Keeper(mpsc::Sender<Append>);
 /// One run's part of it.
 pub struct Kept {
     appends: mpsc::Sender<Append>,
-    run_id: Uuid,
+    pub run_id: Uuid,
     version: i64,
 }
 
+/// Makes the tables, in an empty database.
+pub async fn create_tables(postgres: &str) -> Result<(), Error> {
+    let mut connection = PgConnection::connect(postgres).await?;
+    sqlx::raw_sql(ON_POSTGRES).execute(&mut connection).await?;
+    Ok(())
+}
+
 impl Keeper {
-    /// `postgres://…`, an empty database, or a file that is not there.
+    /// For one process: `postgres://…`, an empty database, or a file that is not there.
     pub async fn open(place: &str) -> Result<Self, Error> {
-        let (sender, appends) = mpsc::channel(4096);
         if place.starts_with("postgres://") {
-            let mut connection = PgConnection::connect(place).await?;
-            sqlx::raw_sql(ON_POSTGRES).execute(&mut connection).await?;
-            tokio::spawn(async { on_postgres(connection, appends).await.inspect_err(tell) });
-        } else {
-            let connection = Connection::open(place)?;
-            connection.execute_batch(ON_SQLITE)?;
-            std::thread::spawn(move || on_sqlite(connection, appends).inspect_err(tell));
+            create_tables(place).await?;
+            return Self::on_postgres(place, Heads::None).await;
         }
+        let (sender, appends) = mpsc::channel(4096);
+        let connection = Connection::open(place)?;
+        connection.execute_batch(ON_SQLITE)?;
+        std::thread::spawn(move || on_sqlite(connection, appends).inspect_err(tell));
+        Ok(Self(sender))
+    }
+
+    /// Where the tables are.
+    pub async fn on_postgres(url: &str, heads: Heads) -> Result<Self, Error> {
+        let (sender, appends) = mpsc::channel(4096);
+        let connection = PgConnection::connect(url).await?;
+        tokio::spawn(async move { on_postgres(connection, heads, appends).await.inspect_err(tell) });
         Ok(Self(sender))
     }
 
     /// What is kept of a new run.
     pub fn run(&self) -> Kept {
+        self.resume(Uuid::now_v7(), 0)
+    }
+
+    /// What is kept of a run from here on.
+    pub fn resume(&self, run_id: Uuid, version: i64) -> Kept {
         Kept {
             appends: self.0.clone(),
-            run_id: Uuid::now_v7(),
-            version: 0,
+            run_id,
+            version,
         }
     }
 }
@@ -79,6 +129,7 @@ impl Keeper {
 impl Kept {
     /// Returns when they are on the disk.
     pub async fn append(&mut self, events: impl IntoIterator<Item = (&'static str, String)>) -> Result<(), Error> {
+        let before = self.version;
         let mut next = || {
             self.version += 1;
             self.version
@@ -91,7 +142,9 @@ impl Kept {
         });
         let (kept, is_kept) = oneshot::channel();
         let append = Append {
+            run_id: self.run_id,
             events: events.collect(),
+            versions: (before, self.version),
             kept,
         };
         self.appends
@@ -108,20 +161,57 @@ fn tell(error: &impl std::fmt::Display) {
 }
 
 /// Ends with the first error.
-async fn on_postgres(mut connection: PgConnection, mut appends: mpsc::Receiver<Append>) -> Result<(), sqlx::Error> {
+async fn on_postgres(
+    mut connection: PgConnection,
+    heads: Heads,
+    mut appends: mpsc::Receiver<Append>,
+) -> Result<(), Error> {
+    sqlx::query(BY_INDEX).execute(&mut connection).await?;
     let mut batch = Vec::new();
-    while appends.recv_many(&mut batch, BATCH_MAX).await > 0 {
+    while waiting(&mut appends, &mut batch, BATCH_MAX).await {
         let events = || batch.iter().flat_map(|append| &append.events);
-        sqlx::query(ADD_ON_POSTGRES)
+        let statement = sqlx::query(match heads {
+            Heads::None => ADD,
+            Heads::Begin => ACCEPT,
+            Heads::Move => ADVANCE,
+        });
+        let statement = statement
             .bind(events().map(|event| event.run_id).collect::<Vec<_>>())
             .bind(events().map(|event| event.version).collect::<Vec<_>>())
             .bind(events().map(|event| event.kind).collect::<Vec<_>>())
-            .bind(events().map(|event| event.payload.as_str()).collect::<Vec<_>>())
-            .execute(&mut connection)
-            .await?;
+            .bind(events().map(|event| event.payload.as_str()).collect::<Vec<_>>());
+        match heads {
+            Heads::None | Heads::Begin => {
+                statement.execute(&mut connection).await?;
+            }
+            Heads::Move => {
+                let statement = statement
+                    .bind(batch.iter().map(|append| append.run_id).collect::<Vec<_>>())
+                    .bind(batch.iter().map(|append| append.versions.0).collect::<Vec<_>>())
+                    .bind(batch.iter().map(|append| append.versions.1).collect::<Vec<_>>());
+                let moved: i64 = statement.fetch_one(&mut connection).await?.try_get(0)?;
+                if usize::try_from(moved) != Ok(batch.len()) {
+                    return Err("a run has another writer".into());
+                }
+            }
+        }
         answer(&mut batch);
     }
     Ok(())
+}
+
+/// What waits now, with what whoever is ready to run on this thread adds to it; false once there will be nothing more.
+pub async fn waiting<T>(jobs: &mut mpsc::Receiver<T>, batch: &mut Vec<T>, max: usize) -> bool {
+    if jobs.recv_many(batch, max).await == 0 {
+        return false;
+    }
+    tokio::task::yield_now().await;
+    while batch.len() < max
+        && let Ok(job) = jobs.try_recv()
+    {
+        batch.push(job);
+    }
+    true
 }
 
 fn on_sqlite(mut connection: Connection, mut appends: mpsc::Receiver<Append>) -> rusqlite::Result<()> {
@@ -150,6 +240,50 @@ fn answer(batch: &mut Vec<Append>) {
         // Whoever asked may be gone.
         let _ = append.kept.send(());
     }
+}
+
+/// What runs began with, asked for many at a time.
+pub struct Loader(mpsc::Sender<(Uuid, oneshot::Sender<String>)>);
+
+impl Loader {
+    pub async fn open(postgres: &str) -> Result<Self, Error> {
+        let (sender, loads) = mpsc::channel(4096);
+        let connection = PgConnection::connect(postgres).await?;
+        tokio::spawn(async move { load(connection, loads).await.inspect_err(tell) });
+        Ok(Self(sender))
+    }
+
+    /// The payload of a run's first event.
+    pub async fn first(&self, run_id: Uuid) -> Result<String, Error> {
+        let (answer, loaded) = oneshot::channel();
+        self.0
+            .send((run_id, answer))
+            .await
+            .map_err(|_| "nothing is loaded any more")?;
+        Ok(loaded.await.map_err(|_| "it could not be loaded")?)
+    }
+}
+
+/// Ends with the first error.
+async fn load(
+    mut connection: PgConnection,
+    mut loads: mpsc::Receiver<(Uuid, oneshot::Sender<String>)>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(BY_INDEX).execute(&mut connection).await?;
+    let mut batch = Vec::new();
+    while waiting(&mut loads, &mut batch, BATCH_MAX).await {
+        let ids: Vec<Uuid> = batch.iter().map(|(run_id, _)| *run_id).collect();
+        let rows = sqlx::query(LOAD).bind(ids).fetch_all(&mut connection).await?;
+        let rows = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+        let mut found = rows.collect::<Result<std::collections::HashMap<Uuid, String>, sqlx::Error>>()?;
+        for (run_id, answer) in batch.drain(..) {
+            if let Some(payload) = found.remove(&run_id) {
+                // Whoever asked may be gone.
+                let _ = answer.send(payload);
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,12 +2,15 @@
 //! process that dies takes its runs with it. It is no peer: with text gathered and runs limited as Steadfast does it, it
 //! is the closest thing to a floor for the HTTP of a run that this bench has. With `--keep` every event of a run is on the
 //! disk before the run goes on, which is the closest thing to a floor for a durable run; nothing takes up what is there.
+//! With `--role` two processes share the work, over NATS.
 
 mod keeper;
 mod pieces;
+mod shared;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use async_nats::jetstream;
 use axum::{
     Json,
     body::{Body, Bytes},
@@ -17,13 +20,15 @@ use axum::{
     routing::post,
 };
 use chat::{Args, Model, Task};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use futures::stream;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
+use uuid::Uuid;
 
 use keeper::{Keeper, Kept};
 use pieces::Pieces;
+use shared::Gateway;
 
 #[derive(Parser)]
 struct Options {
@@ -36,26 +41,69 @@ struct Options {
     #[arg(long)]
     keep: Option<String>,
     /// Runs that execute at the same time, at most, while the others wait; without it all do
+    #[arg(long, default_value_t = Semaphore::MAX_PERMITS)]
+    at_once: usize,
+    /// Share the work between a gateway and a worker; the gateway makes the tables
+    #[arg(long, requires_all = ["keep", "nats", "prefix"])]
+    role: Option<Role>,
+    /// nats://…
     #[arg(long)]
-    at_once: Option<usize>,
+    nats: Option<String>,
+    /// In front of every name in NATS
+    #[arg(long)]
+    prefix: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Role {
+    Gateway,
+    Worker,
 }
 
 struct Agent {
     model: Model,
     gather: Option<Duration>,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
+    at_once: usize,
     keeper: Option<Keeper>,
 }
 
-type Client = mpsc::UnboundedSender<Bytes>;
-
-fn frame(event: &str, data: &str) -> String {
-    format!("event: {event}\ndata: {}\n\n", json!(data))
+/// A piece of what the client of a run reads.
+#[derive(Debug, PartialEq)]
+struct Frame {
+    run_id: Uuid,
+    text: Bytes,
+    last: bool,
 }
 
-fn tell(client: &Client, frames: String) {
-    // Whoever has left hears nothing.
-    let _ = client.send(frames.into());
+/// Whoever reads the answer of a run.
+struct Client {
+    run_id: Uuid,
+    frames: mpsc::UnboundedSender<Frame>,
+}
+
+impl Client {
+    fn tell(&self, event: &str, data: &str) {
+        self.send(event, data, false);
+    }
+
+    fn end(&self, result: Result<String, chat::Error>) {
+        match result {
+            Ok(output) => self.send("completed", &output, true),
+            Err(error) => self.send("failed", &error.to_string(), true),
+        }
+    }
+
+    fn send(&self, event: &str, data: &str, last: bool) {
+        let text = format!("event: {event}\ndata: {}\n\n", json!(data)).into();
+        let frame = Frame {
+            run_id: self.run_id,
+            text,
+            last,
+        };
+        // Whoever has left hears nothing.
+        let _ = self.frames.send(frame);
+    }
 }
 
 impl Agent {
@@ -96,13 +144,16 @@ impl Agent {
 struct RunLog {
     kept: Option<Kept>,
     noted: Vec<(&'static str, String)>,
+    /// Acknowledged once something is kept: then this process has the run.
+    command: Option<jetstream::Message>,
 }
 
 impl RunLog {
-    fn of(kept: Option<Kept>) -> Self {
+    fn of(kept: Option<Kept>, command: Option<jetstream::Message>) -> Self {
         Self {
             kept,
             noted: Vec::new(),
+            command,
         }
     }
 
@@ -113,45 +164,71 @@ impl RunLog {
     }
 
     async fn keep(&mut self) -> Result<(), chat::Error> {
-        match &mut self.kept {
-            Some(kept) => kept.append(self.noted.drain(..)).await,
-            None => Ok(()),
+        if let Some(kept) = &mut self.kept {
+            kept.append(self.noted.drain(..)).await?;
         }
+        if let Some(command) = self.command.take() {
+            command.ack().await?;
+        }
+        Ok(())
     }
 }
 
 async fn run(State(agent): State<Arc<Agent>>, Json(task): Json<Task>) -> Result<Response, (StatusCode, String)> {
-    let mut log = RunLog::of(agent.keeper.as_ref().map(Keeper::run));
+    let mut log = RunLog::of(agent.keeper.as_ref().map(Keeper::run), None);
     log.note("run.requested", || json!({"input": task.input}).to_string());
-    let accepted = log.keep().await;
-    accepted.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let (client, frames) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        match agent.run(&task.input, &client, log).await {
-            Ok(output) => tell(&client, frame("completed", &output)),
-            Err(error) => tell(&client, frame("failed", &error.to_string())),
-        }
-    });
+    log.keep().await.map_err(broken)?;
+    let (frames, answer) = mpsc::unbounded_channel();
+    let client = Client {
+        run_id: Uuid::nil(),
+        frames,
+    };
+    tokio::spawn(async move { client.end(agent.run(&task.input, &client, log).await) });
+    Ok(streamed(answer))
+}
+
+fn broken(error: chat::Error) -> (StatusCode, String) {
+    (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+/// Ends when nobody can send a frame any more.
+fn streamed(frames: mpsc::UnboundedReceiver<Frame>) -> Response {
     let frames = stream::unfold(frames, |mut frames| async move {
         let frame = frames.recv().await?;
-        Some((Ok::<_, Infallible>(frame), frames))
+        Some((Ok::<_, Infallible>(frame.text), frames))
     });
-    Ok(([("content-type", "text/event-stream")], Body::from_stream(frames)).into_response())
+    ([("content-type", "text/event-stream")], Body::from_stream(frames)).into_response()
 }
 
 #[tokio::main]
 async fn main() -> Result<(), chat::Error> {
     let options = Options::parse();
-    let keeper = match &options.keep {
-        Some(place) => Some(Keeper::open(place).await?),
-        None => None,
-    };
-    let agent = Agent {
+    let port = options.common.port;
+    let mut agent = Agent {
         model: Model::new(&options.common.model_url)?,
         gather: options.gather_ms.map(Duration::from_millis),
-        slots: Semaphore::new(options.at_once.unwrap_or(Semaphore::MAX_PERMITS)),
-        keeper,
+        slots: Arc::new(Semaphore::new(options.at_once)),
+        at_once: options.at_once,
+        keeper: None,
     };
-    chat::serve(options.common.port, post(run).with_state(Arc::new(agent))).await?;
-    Ok(())
+    match options.role {
+        None => {
+            if let Some(place) = &options.keep {
+                agent.keeper = Some(Keeper::open(place).await?);
+            }
+            chat::serve(port, post(run).with_state(Arc::new(agent))).await?;
+            Ok(())
+        }
+        Some(role) => {
+            let [postgres, nats, prefix] = [options.keep, options.nats, options.prefix].map(Option::unwrap_or_default);
+            match role {
+                Role::Gateway => {
+                    let gateway = Gateway::open(&postgres, &nats, &prefix).await?;
+                    chat::serve(port, gateway.routes()).await?;
+                    Ok(())
+                }
+                Role::Worker => shared::work(Arc::new(agent), &postgres, &nats, &prefix, port).await,
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Client, frame, tell};
+use crate::Client;
 
 pub struct Pieces<'a> {
     client: &'a Client,
@@ -32,7 +32,7 @@ impl<'a> Pieces<'a> {
     /// More text has come.
     pub fn push(&self, text: &str) {
         if self.gather.is_none() {
-            return tell(self.client, frame("text", text));
+            return self.client.tell("text", text);
         }
         self.lock().push_str(text);
         self.arrived.notify_one();
@@ -55,7 +55,7 @@ impl<'a> Pieces<'a> {
         if text.is_empty() {
             return false;
         }
-        tell(self.client, frame("text", &text));
+        self.client.tell("text", &text);
         true
     }
 
@@ -67,11 +67,20 @@ impl<'a> Pieces<'a> {
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
+    use uuid::Uuid;
 
     use super::*;
 
+    fn frame(text: &str) -> String {
+        format!("event: text\ndata: \"{text}\"\n\n")
+    }
+
     async fn sent(gather: Option<Duration>) -> Vec<String> {
-        let (client, mut frames) = mpsc::unbounded_channel();
+        let (sender, mut frames) = mpsc::unbounded_channel();
+        let client = Client {
+            run_id: Uuid::nil(),
+            frames: sender,
+        };
         let pieces = Pieces::new(&client, gather);
         let reply = async {
             for text in ["one ", "two ", "three "] {
@@ -86,22 +95,19 @@ mod tests {
         }
         pieces.flush();
         std::iter::from_fn(|| frames.try_recv().ok())
-            .map(|frame| String::from_utf8_lossy(&frame).into_owned())
+            .map(|frame| String::from_utf8_lossy(&frame.text).into_owned())
             .collect()
     }
 
     #[tokio::test]
     async fn the_first_piece_goes_out_at_once_and_later_ones_are_gathered() {
         let second = Duration::from_secs(1);
-        assert_eq!(
-            sent(Some(second)).await,
-            [frame("text", "one "), frame("text", "two three ")]
-        );
+        assert_eq!(sent(Some(second)).await, [frame("one "), frame("two three ")]);
     }
 
     #[tokio::test]
     async fn without_gathering_each_piece_goes_out_as_it_comes() {
-        let whole = ["one ", "two ", "three "].map(|text| frame("text", text));
+        let whole = ["one ", "two ", "three "].map(frame);
         assert_eq!(sent(None).await, whole);
     }
 }
