@@ -1,11 +1,12 @@
 """The systems that are compared, each in a file of its own, in the order in which they take their turns."""
 
-from . import bare, dbos, dbos_rust, langgraph, restate, steadfast
+from . import bare, dbos, dbos_rust, langgraph, restate, steadfast, temporal
 
 ALL = [
     steadfast.Embedded,
     steadfast.Distributed,
     restate.Restate,
+    temporal.Temporal,
     dbos_rust.DbosRust,
     dbos.Dbos,
     langgraph.LangGraph,

@@ -1,4 +1,4 @@
-"""What the two Python peers have in common: an app served by uvicorn from an environment of its own."""
+"""What the Python peers have in common: an app served by uvicorn from an environment of its own."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ def versions(peer: str, packages: list[str]) -> dict[str, str]:
     return {"python": install.answer([python, "--version"])} | {name: installed[name] for name in packages}
 
 
-def serve(group: Group, peer: str, env: dict[str, str]) -> tuple[int, int]:
+def serve(group: Group, peer: str, env: dict[str, str], workers: int = WORKERS) -> tuple[int, int]:
     """The port and the process."""
     [port] = free_ports(1)
     command = [paths.python_of(peer), "-m", "uvicorn", "app:app", "--app-dir", app_dir(peer), "--port", port]
-    command += ["--workers", WORKERS, "--no-access-log"]
+    command += ["--workers", workers, "--no-access-log"]
     pid = group.start(peer, command, env)
-    group.logged(peer, "Application startup complete", WORKERS)
+    group.logged(peer, "Application startup complete", workers)
     group.ready(peer, f"http://127.0.0.1:{port}/healthz")
     return port, pid
 
