@@ -9,6 +9,7 @@ ALL = [
     temporal.Temporal,
     dbos_rust.DbosRust,
     dbos.Dbos,
+    dbos.DbosStreams,
     langgraph.LangGraph,
     bare.Bare,
     bare.KeptOnSqlite,

@@ -1,4 +1,4 @@
-"""DBOS from PyPI, on the Postgres of the test bed."""
+"""DBOS from PyPI, on the Postgres of the test bed: the result, or tokens from its durable streams."""
 
 from contextlib import contextmanager
 
@@ -6,6 +6,21 @@ from .. import install
 from ..procs import Group
 from . import python_app
 from .system import LAST_WORD, TASK, Running, Surroundings, System
+
+
+@contextmanager
+def start(around: Surroundings, path: str, expect: list[str], piece: str | None):
+    with around.services.database("side_by_side_dbos") as url, Group(around.home) as group:
+        env = {"DBOS_SYSTEM_DATABASE_URL": url, "OPENAI_BASE_URL": around.model_url}
+        port, pid = python_app.serve(group, "dbos", env)
+        yield Running(
+            url=f"http://127.0.0.1:{port}{path}",
+            body={"input": TASK},
+            expect=expect,
+            piece=piece,
+            processes={"dbos": pid},
+            stores={"postgres": around.services.postgres_pid},
+        )
 
 
 class Dbos(System):
@@ -21,16 +36,14 @@ class Dbos(System):
         return python_app.versions("dbos", ["dbos", "fastapi", "uvicorn", "httpx", "psycopg", "sqlalchemy"])
 
     @staticmethod
-    @contextmanager
     def start(around: Surroundings):
-        with around.services.database("side_by_side_dbos") as url, Group(around.home) as group:
-            env = {"DBOS_SYSTEM_DATABASE_URL": url, "OPENAI_BASE_URL": around.model_url}
-            port, pid = python_app.serve(group, "dbos", env)
-            yield Running(
-                url=f"http://127.0.0.1:{port}/runs",
-                body={"input": TASK},
-                expect=['"output"', LAST_WORD],
-                piece=None,
-                processes={"dbos": pid},
-                stores={"postgres": around.services.postgres_pid},
-            )
+        return start(around, "/runs", ['"output"', LAST_WORD], None)
+
+
+class DbosStreams(Dbos):
+    name = "dbos-streams"
+    title = "DBOS (Python, Postgres), durable streams"
+
+    @staticmethod
+    def start(around: Surroundings):
+        return start(around, "/runs/stream", ["event: done\n", LAST_WORD], "event: token\n")
