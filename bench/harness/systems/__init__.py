@@ -1,6 +1,6 @@
 """The systems that are compared, each in a file of its own, in the order in which they take their turns."""
 
-from . import bare, dbos, dbos_rust, langgraph, restate, steadfast, temporal
+from . import bare, dbos, dbos_rust, langgraph, langgraph_server, restate, steadfast, temporal
 
 ALL = [
     steadfast.Embedded,
@@ -11,6 +11,7 @@ ALL = [
     dbos.Dbos,
     dbos.DbosStreams,
     langgraph.LangGraph,
+    langgraph_server.LangGraphServer,
     bare.Bare,
     bare.KeptOnSqlite,
     bare.KeptOnPostgres,

@@ -12,33 +12,24 @@ from uuid import uuid4
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from langchain.agents import create_agent
 from langchain_core.messages import AIMessageChunk
-from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel
+
+from agent import ready_made
 
 # What the checkpointer asks of connections it is handed.
 CONNECTION = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
 CONNECTIONS_MAX = 20
 
 
-@tool
-async def lookup(q: str) -> str:
-    """Returns the text it is given."""
-    return q
-
-
 @asynccontextmanager
 async def lifespan(app: FastAPI):
-    model = ChatOpenAI(model="scripted-server", api_key="none", streaming=True)
     url = os.environ["DATABASE_URL"]
     async with AsyncConnectionPool(url, min_size=2, max_size=CONNECTIONS_MAX, kwargs=CONNECTION, open=False) as pool:
-        saver = AsyncPostgresSaver(pool)
-        app.state.agent = create_agent(model, [lookup], system_prompt="You look things up.", checkpointer=saver)
+        app.state.agent = ready_made(AsyncPostgresSaver(pool))
         yield
 
 
