@@ -54,7 +54,7 @@ bench: ## measure a release build: runs at 1 to 1024 clients, or SCENARIO=all, o
 guided: ## build target/guided/steadfast: the profile dist, guided by what it does under a short load
 	deploy/guided.sh
 
-side-by-side: ## measure Steadfast beside Restate, DBOS and LangGraph, installed by name (bench/README.md)
+side-by-side: ## measure Steadfast beside its peers, installed by name (bench/README.md)
 	bench/side-by-side.py
 
 real-model: ## serve a small real model with an OpenAI-compatible API on 127.0.0.1:18400

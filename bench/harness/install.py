@@ -32,10 +32,14 @@ def built() -> dict:
     return {"commit": commit or None, "dirty": bool(changed) if commit else None, "binary_sha256": digest}
 
 
-def locked(package: str) -> str:
+def locked(package: str, workspace: Path = paths.BENCH) -> str:
     """The version of a crate that was built."""
-    found = re.search(rf'name = "{package}"\nversion = "([^"]+)"', (paths.BENCH / "Cargo.lock").read_text())
+    found = re.search(rf'name = "{package}"\nversion = "([^"]+)"', (workspace / "Cargo.lock").read_text())
     return found.group(1) if found else "unknown"
+
+
+def agentplane() -> None:
+    run("agentplane", ["cargo", "build", "--release", "--locked"], paths.AGENTPLANE)
 
 
 def restate() -> None:

@@ -18,6 +18,8 @@ LOAD = BENCH / "target/release/load"
 BARE_AGENT = BENCH / "target/release/bare-agent"
 DBOS_AGENT = BENCH / "target/release/dbos-agent"
 RESTATE_AGENT = BENCH / "target/release/restate-agent"
+AGENTPLANE = PEERS / "agentplane"
+AGENTPLANE_AGENT = AGENTPLANE / "target/release/agentplane-agent"
 RESTATE_SERVER = PEERS / "restate/node_modules/.bin/restate-server"
 SERVICES = REPO / "tests/services.sh"
 

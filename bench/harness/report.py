@@ -5,7 +5,9 @@ import statistics
 from .figures import CPU, P50, P99, RSS, RUNS, Ratio, compared
 
 OURS = ["distributed", "embedded"]
-PEERS = ["restate", "temporal", "dbos-rust", "dbos", "dbos-streams", "langgraph", "langgraph-server"]
+PEERS = [
+    "restate", "temporal", "dbos-rust", "agentplane", "agentplane-redb", "dbos", "dbos-streams", "langgraph", "langgraph-server"
+]
 
 
 def whole(rows: list[dict]) -> str:

@@ -1,6 +1,6 @@
 """The systems that are compared, each in a file of its own, in the order in which they take their turns."""
 
-from . import bare, dbos, dbos_rust, langgraph, langgraph_server, restate, steadfast, temporal
+from . import agentplane, bare, dbos, dbos_rust, langgraph, langgraph_server, restate, steadfast, temporal
 
 ALL = [
     steadfast.Embedded,
@@ -8,6 +8,8 @@ ALL = [
     restate.Restate,
     temporal.Temporal,
     dbos_rust.DbosRust,
+    agentplane.Agentplane,
+    agentplane.AgentplaneOnRedb,
     dbos.Dbos,
     dbos.DbosStreams,
     langgraph.LangGraph,

@@ -38,6 +38,8 @@ class Running:
 class System:
     name: str
     title: str
+    # With more it is not measured: the load generator waits no longer than 90 s for an answer.
+    clients_max: int | None = None
 
     @staticmethod
     def install() -> None:
