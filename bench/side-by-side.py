@@ -67,9 +67,14 @@ def measure_all(args: argparse.Namespace, systems: list, found: services.Service
     home = Path(homes.name)
     with homes, measure.model(home) as (model_url, model_pid):
         for clients in args.c:
-            fast_enough = [system for system in systems if clients <= (system.clients_max or clients)]
+            measured = [system for system in systems if clients <= (system.clients_max or clients)]
+            for system in systems:
+                if system not in measured:
+                    say(f"{system.title} is not measured at C = {clients}: it is up to {system.clients_max}")
+            if not measured:
+                continue
             for number in range(1, args.rounds + 1):
-                for system in turns(fast_enough, number):
+                for system in turns(measured, number):
                     named = {"system": system.name, "title": system.title, "clients": clients, "round": number}
                     own = home / f"{system.name}-{clients}-{number}-{os.getpid()}"
                     own.mkdir()

@@ -63,6 +63,8 @@ def under_load(system: Running, clients: int, seconds: float, warm_up: float, mo
     runs = result["completed"]
     if not runs:
         raise Failed(f"no run came to a good end within the window; errors: {result['error_kinds']}")
+    if system.piece and not result["pieces_per_run"]:
+        raise Failed("nothing was streamed")
     cpu = {name: (after[name][0] - before[name][0]) * 1000 / runs for name in roots}
     return result | {
         "cpu_ms_per_run": cpu,

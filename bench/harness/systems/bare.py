@@ -52,6 +52,10 @@ class KeptOnSqlite(Bare):
     title = "Bare, its events kept on SQLite"
 
     @staticmethod
+    def versions() -> dict[str, str]:
+        return Bare.versions() | {"rusqlite": install.locked("rusqlite")}
+
+    @staticmethod
     def start(around: Surroundings):
         return start(around, ["--keep", around.home / "kept.db"], {})
 
@@ -59,6 +63,10 @@ class KeptOnSqlite(Bare):
 class KeptOnPostgres(Bare):
     name = "kept-postgres"
     title = "Bare, its events kept on Postgres"
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        return Bare.versions() | {"sqlx": install.locked("sqlx")}
 
     @staticmethod
     @contextmanager
@@ -72,6 +80,10 @@ class KeptOnPostgres(Bare):
 class KeptShared(Bare):
     name = "kept-shared"
     title = "Bare, its events kept on Postgres, two processes over NATS"
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        return KeptOnPostgres.versions() | {"async-nats": install.locked("async-nats")}
 
     @staticmethod
     @contextmanager

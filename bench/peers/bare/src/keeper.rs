@@ -1,9 +1,11 @@
 //! What has happened in a run, kept as rows of one table before the run goes on. Many runs share a commit, as in Steadfast
 //! (`src/store/appender.rs`). For one process that is all; where two share the work (`shared.rs`) each run has a head as well.
 
+use std::collections::{HashMap, HashSet};
+
 use chat::Error;
 use rusqlite::{Connection, params};
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgConnectOptions};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -11,21 +13,23 @@ use uuid::Uuid;
 const BATCH_MAX: usize = 256;
 
 /// Both indexes are Steadfast's: the events of a run, and the log in the order in which it was written.
-const ON_POSTGRES: &str = "
+const EVENTS_ON_POSTGRES: &str = "
     create table kept (
         run_id uuid not null, version bigint not null, type text not null, payload text not null,
         txid xid8 not null default pg_current_xact_id(), position bigint not null generated always as identity,
         primary key (run_id, version));
-    create index kept_log on kept (txid, position);
+    create index kept_log on kept (txid, position)";
+const HEADS_ON_POSTGRES: &str = "
     create table heads (run_id uuid primary key, version bigint not null, touched timestamptz not null)
         with (fillfactor = 50)";
 const ADD: &str = "
     insert into kept (run_id, version, type, payload) select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[])";
 /// A new run is one event, and its head.
 const ACCEPT: &str = "
-    with head as (insert into heads select run_id, version, now() from unnest($1::uuid[], $2::bigint[]) as new (run_id, version))
+    with head as (
+        insert into heads select run_id, version, now() from unnest($1::uuid[], $2::bigint[]) as new (run_id, version))
     insert into kept (run_id, version, type, payload) select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[])";
-/// Only where the head is as expected: one writer at a time. Answers how many heads moved.
+/// Only where the head is as expected: one writer at a time. Answers whose heads moved.
 const ADVANCE: &str = "
     with moved as (
         update heads set version = new.version, touched = now()
@@ -35,11 +39,19 @@ const ADVANCE: &str = "
     added as (
         insert into kept (run_id, version, type, payload)
         select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[]) as new (run_id, version, type, payload)
-        where run_id = any (array(select run_id from moved)))
-    select count(*) from moved";
-/// Plans are made while the tables are empty, and would read them whole later.
-const BY_INDEX: &str = "set enable_seqscan = off";
-const LOAD: &str = "select run_id, payload from kept where run_id = any ($1::uuid[]) and version = 1";
+        -- `is true` makes it a look-up in a hash table.
+        where (run_id in (select run_id from moved)) is true)
+    select run_id from moved";
+const LOAD: &str = "
+    select run_id, payload from unnest($1::uuid[]) as asked (id)
+    cross join lateral (select run_id, payload from kept where run_id = id and version = 1 limit 1) first";
+/// As Steadfast's connections have them (`src/store/sql.rs`): plans are made once, of look-ups.
+const SETTINGS: [(&str, &str); 4] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
 
 /// A checkpoint every 80 MB: in the seconds of a measurement hardly a commit waits for one.
 const ON_SQLITE: &str = "
@@ -82,10 +94,15 @@ pub struct Kept {
     version: i64,
 }
 
-/// Makes the tables, in an empty database.
+async fn connect(postgres: &str) -> Result<PgConnection, sqlx::Error> {
+    PgConnection::connect_with(&postgres.parse::<PgConnectOptions>()?.options(SETTINGS)).await
+}
+
+/// For runs that have heads, in an empty database.
 pub async fn create_tables(postgres: &str) -> Result<(), Error> {
-    let mut connection = PgConnection::connect(postgres).await?;
-    sqlx::raw_sql(ON_POSTGRES).execute(&mut connection).await?;
+    let mut connection = connect(postgres).await?;
+    sqlx::raw_sql(EVENTS_ON_POSTGRES).execute(&mut connection).await?;
+    sqlx::raw_sql(HEADS_ON_POSTGRES).execute(&mut connection).await?;
     Ok(())
 }
 
@@ -93,7 +110,8 @@ impl Keeper {
     /// For one process: `postgres://…`, an empty database, or a file that is not there.
     pub async fn open(place: &str) -> Result<Self, Error> {
         if place.starts_with("postgres://") {
-            create_tables(place).await?;
+            let mut connection = connect(place).await?;
+            sqlx::raw_sql(EVENTS_ON_POSTGRES).execute(&mut connection).await?;
             return Self::on_postgres(place, Heads::None).await;
         }
         let (sender, appends) = mpsc::channel(4096);
@@ -106,7 +124,7 @@ impl Keeper {
     /// Where the tables are.
     pub async fn on_postgres(url: &str, heads: Heads) -> Result<Self, Error> {
         let (sender, appends) = mpsc::channel(4096);
-        let connection = PgConnection::connect(url).await?;
+        let connection = connect(url).await?;
         tokio::spawn(async move { on_postgres(connection, heads, appends).await.inspect_err(tell) });
         Ok(Self(sender))
     }
@@ -165,8 +183,7 @@ async fn on_postgres(
     mut connection: PgConnection,
     heads: Heads,
     mut appends: mpsc::Receiver<Append>,
-) -> Result<(), Error> {
-    sqlx::query(BY_INDEX).execute(&mut connection).await?;
+) -> Result<(), sqlx::Error> {
     let mut batch = Vec::new();
     while waiting(&mut appends, &mut batch, BATCH_MAX).await {
         let events = || batch.iter().flat_map(|append| &append.events);
@@ -183,19 +200,19 @@ async fn on_postgres(
         match heads {
             Heads::None | Heads::Begin => {
                 statement.execute(&mut connection).await?;
+                answer(batch.drain(..));
             }
             Heads::Move => {
                 let statement = statement
                     .bind(batch.iter().map(|append| append.run_id).collect::<Vec<_>>())
                     .bind(batch.iter().map(|append| append.versions.0).collect::<Vec<_>>())
                     .bind(batch.iter().map(|append| append.versions.1).collect::<Vec<_>>());
-                let moved: i64 = statement.fetch_one(&mut connection).await?.try_get(0)?;
-                if usize::try_from(moved) != Ok(batch.len()) {
-                    return Err("a run has another writer".into());
-                }
+                let rows = statement.fetch_all(&mut connection).await?;
+                let moved: HashSet<Uuid> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+                // Whose head did not move has another writer, and is told that nothing was kept.
+                answer(batch.drain(..).filter(|append| moved.contains(&append.run_id)));
             }
         }
-        answer(&mut batch);
     }
     Ok(())
 }
@@ -230,13 +247,13 @@ fn on_sqlite(mut connection: Connection, mut appends: mpsc::Receiver<Append>) ->
             }
         }
         tx.commit()?;
-        answer(&mut batch);
+        answer(batch.drain(..));
     }
     Ok(())
 }
 
-fn answer(batch: &mut Vec<Append>) {
-    for append in batch.drain(..) {
+fn answer(kept: impl Iterator<Item = Append>) {
+    for append in kept {
         // Whoever asked may be gone.
         let _ = append.kept.send(());
     }
@@ -248,7 +265,7 @@ pub struct Loader(mpsc::Sender<(Uuid, oneshot::Sender<String>)>);
 impl Loader {
     pub async fn open(postgres: &str) -> Result<Self, Error> {
         let (sender, loads) = mpsc::channel(4096);
-        let connection = PgConnection::connect(postgres).await?;
+        let connection = connect(postgres).await?;
         tokio::spawn(async move { load(connection, loads).await.inspect_err(tell) });
         Ok(Self(sender))
     }
@@ -269,13 +286,12 @@ async fn load(
     mut connection: PgConnection,
     mut loads: mpsc::Receiver<(Uuid, oneshot::Sender<String>)>,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(BY_INDEX).execute(&mut connection).await?;
     let mut batch = Vec::new();
     while waiting(&mut loads, &mut batch, BATCH_MAX).await {
         let ids: Vec<Uuid> = batch.iter().map(|(run_id, _)| *run_id).collect();
         let rows = sqlx::query(LOAD).bind(ids).fetch_all(&mut connection).await?;
         let rows = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
-        let mut found = rows.collect::<Result<std::collections::HashMap<Uuid, String>, sqlx::Error>>()?;
+        let mut found = rows.collect::<Result<HashMap<Uuid, String>, sqlx::Error>>()?;
         for (run_id, answer) in batch.drain(..) {
             if let Some(payload) = found.remove(&run_id) {
                 // Whoever asked may be gone.

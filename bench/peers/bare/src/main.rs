@@ -47,10 +47,10 @@ struct Options {
     #[arg(long, requires_all = ["keep", "nats", "prefix"])]
     role: Option<Role>,
     /// nats://…
-    #[arg(long)]
+    #[arg(long, requires = "role")]
     nats: Option<String>,
     /// In front of every name in NATS
-    #[arg(long)]
+    #[arg(long, requires = "role")]
     prefix: Option<String>,
 }
 
@@ -108,7 +108,6 @@ impl Client {
 
 impl Agent {
     async fn run(&self, task: &str, client: &Client, mut log: RunLog) -> Result<String, chat::Error> {
-        let _slot = self.slots.acquire().await?;
         let mut messages = chat::conversation(task);
         log.note("run.started", || "{}".into());
         loop {
@@ -179,11 +178,16 @@ async fn run(State(agent): State<Arc<Agent>>, Json(task): Json<Task>) -> Result<
     log.note("run.requested", || json!({"input": task.input}).to_string());
     log.keep().await.map_err(broken)?;
     let (frames, answer) = mpsc::unbounded_channel();
-    let client = Client {
-        run_id: Uuid::nil(),
-        frames,
-    };
-    tokio::spawn(async move { client.end(agent.run(&task.input, &client, log).await) });
+    // The channel is this run's own: nobody looks whose frames they are.
+    let run_id = Uuid::nil();
+    let client = Client { run_id, frames };
+    tokio::spawn(async move {
+        let executed = async {
+            let _slot = agent.slots.acquire().await?;
+            agent.run(&task.input, &client, log).await
+        };
+        client.end(executed.await);
+    });
     Ok(streamed(answer))
 }
 

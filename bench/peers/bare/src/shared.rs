@@ -1,7 +1,7 @@
 //! The work of a kept run shared by two processes: one that takes tasks and streams answers, one that executes. A command
 //! for each run goes through a stream of NATS JetStream, which holds it until it is acknowledged, and what the client is
-//! told comes back through NATS, many runs' frames in a message. No leases, lines, read models or hashes, one agent: it is
-//! the least that this bench knows how to do with the parts that Steadfast's distributed mode has.
+//! told comes back through NATS, many runs' frames in a message. No sessions, leases, lines, read models or hashes: it is the
+//! least that this bench knows how to do with the parts that Steadfast's distributed mode has.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ use crate::{
 /// Frames in one message, at the most.
 const BATCH_MAX: usize = 256;
 /// In front of a frame's text: whose it is, whether it is the last, how long it is.
-const HEAD: usize = 16 + 1 + 4;
+const HEADER: usize = 16 + 1 + 4;
 
 /// Where things are in NATS.
 struct Names {
@@ -68,10 +68,10 @@ impl Gateway {
             names,
             clients: Mutex::default(),
         });
-        let pass_on = gateway.clone();
+        let reader = gateway.clone();
         tokio::spawn(async move {
             while let Some(message) = frames.next().await {
-                pass_on.frames(message.payload);
+                reader.pass_on(message.payload);
             }
         });
         Ok(gateway)
@@ -85,7 +85,7 @@ impl Gateway {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn frames(&self, mut message: Bytes) {
+    fn pass_on(&self, mut message: Bytes) {
         let mut clients = self.clients();
         while let Some(frame) = unpack(&mut message) {
             let (run_id, last) = (frame.run_id, frame.last);
@@ -108,7 +108,10 @@ async fn accept(State(gateway): State<Arc<Gateway>>, Json(task): Json<Task>) -> 
     gateway.clients().insert(kept.run_id, client);
     let command = Bytes::copy_from_slice(kept.run_id.as_bytes());
     let sent = gateway.nats.publish(gateway.names.commands.clone(), command).await;
-    sent.map_err(|error| broken(error.into()))?;
+    if let Err(error) = sent {
+        gateway.clients().remove(&kept.run_id);
+        return Err(broken(error.into()));
+    }
     Ok(streamed(frames))
 }
 
@@ -132,12 +135,24 @@ pub async fn work(agent: Arc<Agent>, postgres: &str, nats: &str, prefix: &str, p
     let keeper = Keeper::on_postgres(postgres, Heads::Move).await?;
     let loader = Arc::new(Loader::open(postgres).await?);
     let frames = publish(nats, names.frames);
-    tokio::spawn(chat::serve(port, get(|| async { "a worker" })));
     let mut commands = consumer
         .stream()
         .max_messages_per_batch(agent.at_once)
         .messages()
         .await?;
+    tokio::select! {
+        served = chat::serve(port, get(|| async { "a worker" })) => Ok(served?),
+        ended = execute(&mut commands, &agent, &keeper, &loader, &frames) => ended,
+    }
+}
+
+async fn execute(
+    commands: &mut pull::Stream,
+    agent: &Arc<Agent>,
+    keeper: &Keeper,
+    loader: &Arc<Loader>,
+    frames: &mpsc::UnboundedSender<Frame>,
+) -> Result<(), Error> {
     loop {
         let slot = agent.slots.clone().acquire_owned().await?;
         let Some(command) = commands.next().await else {
@@ -195,11 +210,11 @@ fn pack(message: &mut Vec<u8>, frame: &Frame) {
 }
 
 fn unpack(message: &mut Bytes) -> Option<Frame> {
-    let head = (message.len() >= HEAD).then(|| message.split_to(HEAD))?;
-    let run_id = Uuid::from_slice(&head[..16]).ok()?;
-    let length = u32::from_be_bytes(head[17..].try_into().ok()?) as usize;
+    let header = (message.len() >= HEADER).then(|| message.split_to(HEADER))?;
+    let run_id = Uuid::from_slice(&header[..16]).ok()?;
+    let length = u32::from_be_bytes(header[17..].try_into().ok()?) as usize;
     let text = (message.len() >= length).then(|| message.split_to(length))?;
-    let last = head[16] != 0;
+    let last = header[16] != 0;
     Some(Frame { run_id, text, last })
 }
 
