@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness import install, measure, paths, report, services
 from harness.procs import Failed
-from harness.systems import ALL, turns
+from harness.systems import ALL, measured_with, turns
 from harness.systems.system import Surroundings
 
 
@@ -67,7 +67,7 @@ def measure_all(args: argparse.Namespace, systems: list, found: services.Service
     home = Path(homes.name)
     with homes, measure.model(home) as (model_url, model_pid):
         for clients in args.c:
-            measured = [system for system in systems if clients <= (system.clients_max or clients)]
+            measured = measured_with(clients, systems)
             for system in systems:
                 if system not in measured:
                     say(f"{system.title} is not measured at C = {clients}: it is up to {system.clients_max}")

@@ -4,7 +4,7 @@ import unittest
 
 from . import report
 from .figures import CPU, P50, RUNS, Ratio, compared, mean_ratio
-from .systems import turns
+from .systems import ALL, measured_with, turns
 
 
 def row(system, number, runs_per_s, clients=16, **others):
@@ -111,6 +111,12 @@ class Turns(unittest.TestCase):
             first = [turns(list(range(count)), number)[0] for number in (1, 2, 3)]
             self.assertGreater(len(set(first)), 1, count)
         self.assertEqual(turns(["a"], 3), ["a"])
+
+    def test_who_would_not_answer_in_time_has_no_turn(self):
+        names = {system.name for system in measured_with(64, ALL)}
+        self.assertEqual({system.name for system in ALL} - names, set())
+        self.assertEqual({system.name for system in ALL} - {system.name for system in measured_with(65, ALL)}, {"dbos-streams"})
+        self.assertNotIn("temporal", [system.name for system in measured_with(1024, ALL)])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@ ALL = [
 ]
 
 
+def measured_with(clients: int, systems: list) -> list:
+    """Those that answer in time with so many clients."""
+    return [system for system in systems if system.clients_max is None or clients <= system.clients_max]
+
+
 def turns(systems: list, number: int) -> list:
     """The order of a round (from 1): as above, the reverse of it, then the same two from elsewhere in the circle.
 
