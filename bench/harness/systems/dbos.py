@@ -43,7 +43,7 @@ class Dbos(System):
 class DbosStreams(Dbos):
     name = "dbos-streams"
     title = "DBOS (Python, Postgres), durable streams"
-    clients_max = 64
+    clients_max = 256
 
     @staticmethod
     def start(around: Surroundings):

@@ -12,7 +12,6 @@ from .system import LAST_WORD, TASK, Running, Surroundings, System
 class Temporal(System):
     name = "temporal"
     title = "Temporal (development server, Python SDK)"
-    clients_max = 256
 
     @staticmethod
     def install() -> None:
