@@ -12,13 +12,16 @@ from .system import LAST_WORD, TASK, Running, Surroundings, System
 GATHER_MS = 8
 
 
+def command(around: Surroundings, port: int, *more: object) -> list:
+    limits = ["--gather-ms", GATHER_MS, "--at-once", SLOTS]
+    return [paths.BARE_AGENT, "--port", port, "--model-url", around.model_url, *limits, *more]
+
+
 @contextmanager
 def start(around: Surroundings, keep: list, stores: dict[str, int]):
     [port] = free_ports(1)
     with Group(around.home) as group:
-        command = [paths.BARE_AGENT, "--port", port, "--model-url", around.model_url]
-        command += ["--gather-ms", GATHER_MS, "--at-once", SLOTS, *keep]
-        pid = group.start("bare", command)
+        pid = group.start("bare", command(around, port, *keep))
         group.ready("bare", f"http://127.0.0.1:{port}/healthz")
         yield running(port, {"bare": pid}, stores)
 
@@ -89,13 +92,11 @@ class KeptShared(Bare):
     @contextmanager
     def start(around: Surroundings):
         services = around.services
-        prefix = around.home.name.replace("-", "_")
         with services.database("side_by_side_kept") as url, Group(around.home) as group:
             [gateway, worker] = free_ports(2)
-            parts = ["--keep", url, "--nats", services.nats_url, "--prefix", prefix, "--model-url", around.model_url]
+            parts = ["--keep", url, "--nats", services.nats_url, "--prefix", around.nats_prefix]
             pids = {}
             for role, port in [("gateway", gateway), ("worker", worker)]:
-                command = [paths.BARE_AGENT, "--role", role, "--port", port, "--gather-ms", GATHER_MS, "--at-once", SLOTS]
-                pids[role] = group.start(role, [*command, *parts])
+                pids[role] = group.start(role, command(around, port, "--role", role, *parts))
                 group.ready(role, f"http://127.0.0.1:{port}/healthz")
             yield running(gateway, pids, {"postgres": services.postgres_pid, "nats": services.nats_pid})

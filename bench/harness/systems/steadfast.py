@@ -74,9 +74,7 @@ class Distributed(Steadfast):
         services = around.services
         with services.database("side_by_side_steadfast") as url, Group(around.home) as group:
             env = configure(around)
-            # A prefix of its own: the queue of the turn before held commands of another database.
-            prefix = around.home.name.replace("-", "_")
-            env |= {"DATABASE_URL": url, "NATS_URL": services.nats_url, "STEADFAST_NATS_PREFIX": prefix}
+            env |= {"DATABASE_URL": url, "NATS_URL": services.nats_url, "STEADFAST_NATS_PREFIX": around.nats_prefix}
             group.run("migrate", [paths.STEADFAST, "migrate"], env)
             ports = dict(zip(["gateway", "worker", "projector"], free_ports(3)))
             pids = {}

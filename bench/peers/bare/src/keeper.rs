@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use chat::Error;
+use futures::FutureExt;
 use rusqlite::{Connection, params};
 use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgConnectOptions};
 use tokio::sync::{mpsc, oneshot};
@@ -98,11 +99,13 @@ async fn connect(postgres: &str) -> Result<PgConnection, sqlx::Error> {
     PgConnection::connect_with(&postgres.parse::<PgConnectOptions>()?.options(SETTINGS)).await
 }
 
-/// For runs that have heads, in an empty database.
-pub async fn create_tables(postgres: &str) -> Result<(), Error> {
+/// In an empty database.
+pub async fn create_tables(postgres: &str, heads: Heads) -> Result<(), Error> {
     let mut connection = connect(postgres).await?;
     sqlx::raw_sql(EVENTS_ON_POSTGRES).execute(&mut connection).await?;
-    sqlx::raw_sql(HEADS_ON_POSTGRES).execute(&mut connection).await?;
+    if !matches!(heads, Heads::None) {
+        sqlx::raw_sql(HEADS_ON_POSTGRES).execute(&mut connection).await?;
+    }
     Ok(())
 }
 
@@ -110,8 +113,7 @@ impl Keeper {
     /// For one process: `postgres://…`, an empty database, or a file that is not there.
     pub async fn open(place: &str) -> Result<Self, Error> {
         if place.starts_with("postgres://") {
-            let mut connection = connect(place).await?;
-            sqlx::raw_sql(EVENTS_ON_POSTGRES).execute(&mut connection).await?;
+            create_tables(place, Heads::None).await?;
             return Self::on_postgres(place, Heads::None).await;
         }
         let (sender, appends) = mpsc::channel(4096);
@@ -185,7 +187,7 @@ async fn on_postgres(
     mut appends: mpsc::Receiver<Append>,
 ) -> Result<(), sqlx::Error> {
     let mut batch = Vec::new();
-    while waiting(&mut appends, &mut batch, BATCH_MAX).await {
+    while waiting(&mut appends, &mut batch).await {
         let events = || batch.iter().flat_map(|append| &append.events);
         let statement = sqlx::query(match heads {
             Heads::None => ADD,
@@ -218,16 +220,13 @@ async fn on_postgres(
 }
 
 /// What waits now, with what whoever is ready to run on this thread adds to it; false once there will be nothing more.
-pub async fn waiting<T>(jobs: &mut mpsc::Receiver<T>, batch: &mut Vec<T>, max: usize) -> bool {
-    if jobs.recv_many(batch, max).await == 0 {
+async fn waiting<T>(jobs: &mut mpsc::Receiver<T>, batch: &mut Vec<T>) -> bool {
+    if jobs.recv_many(batch, BATCH_MAX).await == 0 {
         return false;
     }
     tokio::task::yield_now().await;
-    while batch.len() < max
-        && let Ok(job) = jobs.try_recv()
-    {
-        batch.push(job);
-    }
+    let more = BATCH_MAX - batch.len();
+    jobs.recv_many(batch, more).now_or_never();
     true
 }
 
@@ -287,7 +286,7 @@ async fn load(
     mut loads: mpsc::Receiver<(Uuid, oneshot::Sender<String>)>,
 ) -> Result<(), sqlx::Error> {
     let mut batch = Vec::new();
-    while waiting(&mut loads, &mut batch, BATCH_MAX).await {
+    while waiting(&mut loads, &mut batch).await {
         let ids: Vec<Uuid> = batch.iter().map(|(run_id, _)| *run_id).collect();
         let rows = sqlx::query(LOAD).bind(ids).fetch_all(&mut connection).await?;
         let rows = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));

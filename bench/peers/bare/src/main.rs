@@ -64,7 +64,6 @@ struct Agent {
     model: Model,
     gather: Option<Duration>,
     slots: Arc<Semaphore>,
-    at_once: usize,
     keeper: Option<Keeper>,
 }
 
@@ -212,7 +211,6 @@ async fn main() -> Result<(), chat::Error> {
         model: Model::new(&options.common.model_url)?,
         gather: options.gather_ms.map(Duration::from_millis),
         slots: Arc::new(Semaphore::new(options.at_once)),
-        at_once: options.at_once,
         keeper: None,
     };
     match options.role {

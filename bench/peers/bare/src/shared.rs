@@ -18,7 +18,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use chat::{Error, Task};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -58,7 +58,7 @@ pub struct Gateway {
 
 impl Gateway {
     pub async fn open(postgres: &str, nats: &str, prefix: &str) -> Result<Arc<Self>, Error> {
-        create_tables(postgres).await?;
+        create_tables(postgres, Heads::Begin).await?;
         let nats = async_nats::connect(nats).await?;
         let names = Names::of(prefix);
         let mut frames = nats.subscribe(names.frames.clone()).await?;
@@ -137,7 +137,7 @@ pub async fn work(agent: Arc<Agent>, postgres: &str, nats: &str, prefix: &str, p
     let frames = publish(nats, names.frames);
     let mut commands = consumer
         .stream()
-        .max_messages_per_batch(agent.at_once)
+        .max_messages_per_batch(agent.slots.available_permits())
         .messages()
         .await?;
     tokio::select! {
@@ -185,11 +185,8 @@ fn publish(nats: async_nats::Client, subject: String) -> mpsc::UnboundedSender<F
         let mut batch = Vec::new();
         while frames.recv_many(&mut batch, BATCH_MAX).await > 0 {
             tokio::task::yield_now().await;
-            while batch.len() < BATCH_MAX
-                && let Ok(frame) = frames.try_recv()
-            {
-                batch.push(frame);
-            }
+            let more = BATCH_MAX - batch.len();
+            frames.recv_many(&mut batch, more).now_or_never();
             let mut message = Vec::new();
             for frame in batch.drain(..) {
                 pack(&mut message, &frame);
