@@ -49,7 +49,7 @@ bench: ## measure a release build: runs at 1 to 1024 clients, or SCENARIO=all, o
 	@mkdir -p target/bench
 	@echo 'bench: building in release mode'
 	@cargo build -q --release -p steadfast-cli -p steadfast-tests --bins
-	@eval "$$(tests/services.sh env)" && target/release/bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(findstring --json,$(BENCH)),,--json $(or $(JSON),target/bench/figures.json)) $(BENCH)
+	@eval "$$(tests/services.sh env)" && $(if $(shell command -v chrt),chrt --batch 0) target/release/bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(findstring --json,$(BENCH)),,--json $(or $(JSON),target/bench/figures.json)) $(BENCH)
 
 guided: ## build target/guided/steadfast: the profile dist, guided by what it does under a short load
 	deploy/guided.sh

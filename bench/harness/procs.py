@@ -30,6 +30,20 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+def as_batch(root: int) -> None:
+    """Puts a process with all its threads and descendants into the scheduling class SCHED_BATCH, which what they start inherits:
+    whoever wakes up does not push aside who is running (sched(7)). On few cores full of processes that wake each other
+    for each message, pushing aside is most of what there is to schedule, and each time the caches are somebody else's."""
+    try:
+        for pid in family(root, _stats()):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setscheduler(int(thread), os.SCHED_BATCH, os.sched_param(0))
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # one of them has ended meanwhile
+    except PermissionError as why:
+        raise Failed(f"process {root} cannot be given the scheduling class SCHED_BATCH: {why}") from why
+
+
 class Group:
     """The processes of one system, each with a log below `home`; all end with the `with` block."""
 
@@ -121,19 +135,22 @@ def _stats() -> dict[int, tuple[int, int, int]]:
 def trees(roots: dict[str, int]) -> dict[str, tuple[float, float]]:
     """CPU seconds so far and resident MiB of each process with all its descendants."""
     stats = _stats()
-    children: dict[int, list[int]] = {}
-    for pid, (parent, _, _) in stats.items():
-        children.setdefault(parent, []).append(pid)
     costs = {}
     for name, root in roots.items():
         if root not in stats:
             raise Failed(f"{name} (pid {root}) has ended in the middle of a measurement")
-        ticks = pages = 0
-        family = [root]
-        while family:
-            pid = family.pop()
-            ticks += stats[pid][1]
-            pages += stats[pid][2]
-            family += children.get(pid, [])
+        of_all = [stats[pid] for pid in family(root, stats)]
+        ticks, pages = (sum(stat[column] for stat in of_all) for column in (1, 2))
         costs[name] = (ticks / TICKS_PER_SECOND, pages * PAGE_BYTES / 2**20)
     return costs
+
+
+def family(root: int, stats: dict[int, tuple[int, int, int]]) -> list[int]:
+    """The process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for pid, (parent, _, _) in stats.items():
+        children.setdefault(parent, []).append(pid)
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found

@@ -62,13 +62,15 @@ impl Db {
         let options = PgConnectOptions::from_str(url)
             .map_err(|error| Error::Refused(format!("the database URL does not read: {error}")))?
             .application_name("steadfast")
-            // The append's arrays are small: these keep the plan at index look-ups however the tables have grown.
+            // What is asked for is little, however much there is: these keep the plans at index look-ups. They are made once,
+            // on the first connections' first use, when the tables may be empty, and a small table is read whole.
             .options([
                 // A transaction whose process is frozen would hold back every reader of the log.
                 ("idle_in_transaction_session_timeout", "60s"),
                 ("plan_cache_mode", "force_generic_plan"),
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),
+                ("enable_seqscan", "off"),
                 ("jit", "off"),
             ]);
         let pool = PgPoolOptions::new()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from .. import install, paths
 from ..procs import Group, free_ports
-from .steadfast import SLOTS
+from .steadfast import ONE_THREAD, SLOTS
 from .system import LAST_WORD, TASK, Running, Surroundings, System
 
 # As Steadfast's worker gathers text (workers/src/delta.rs).
@@ -97,6 +97,6 @@ class KeptShared(Bare):
             parts = ["--keep", url, "--nats", services.nats_url, "--prefix", around.nats_prefix]
             pids = {}
             for role, port in [("gateway", gateway), ("worker", worker)]:
-                pids[role] = group.start(role, command(around, port, "--role", role, *parts))
+                pids[role] = group.start(role, command(around, port, "--role", role, *parts), ONE_THREAD)
                 group.ready(role, f"http://127.0.0.1:{port}/healthz")
             yield running(gateway, pids, {"postgres": services.postgres_pid, "nats": services.nats_pid})

@@ -6,9 +6,11 @@ from .. import install, paths
 from ..procs import Group, free_ports
 from .system import LAST_WORD, TASK, Running, Surroundings, System
 
-# All for one tenant: fairness between tenants is not what is measured. As many runs at once as keep two cores busy with a
-# model that answers at once; more would only wait for each other, and cost more memory and CPU.
-SLOTS = 128
+# All for one tenant: fairness between tenants is not what is measured. More than keep two cores busy with a model that
+# answers at once, as a run that waits in its tenant's line is written once more; yet more would cost more memory.
+SLOTS = 256
+# Three roles and their servers share two cores: more threads than one each would only take turns.
+ONE_THREAD = {"TOKIO_WORKER_THREADS": "1"}
 AGENT = """instructions = "You look things up."
 tools = ["lookup"]
 """
@@ -75,6 +77,7 @@ class Distributed(Steadfast):
         with services.database("side_by_side_steadfast") as url, Group(around.home) as group:
             env = configure(around)
             env |= {"DATABASE_URL": url, "NATS_URL": services.nats_url, "STEADFAST_NATS_PREFIX": around.nats_prefix}
+            env |= ONE_THREAD
             group.run("migrate", [paths.STEADFAST, "migrate"], env)
             ports = dict(zip(["gateway", "worker", "projector"], free_ports(3)))
             pids = {}

@@ -44,6 +44,8 @@ pub async fn versions(options: &Options, program: &Build) -> Map<String, Value> 
     );
     // Of the last minute, before the first scenario: others who use the machine are in every figure.
     add("load_average", read("/proc/loadavg").and_then(|text| first_word(&text)));
+    // Of this process, and so of all that it starts.
+    add("scheduling", read("/proc/self/stat").and_then(|text| scheduling(&text)));
     add("open_files_max", open_files().map(|(soft, _)| soft.to_string()));
     add("unix_time", Some(crate::since_epoch().as_secs().to_string()));
     found
@@ -74,6 +76,17 @@ fn first_word(text: &str) -> Option<String> {
     text.split_whitespace().next().map(Into::into)
 }
 
+/// The class a process is scheduled in, from its line in `/proc` (proc_pid_stat(5): the 41st field, after a name in
+/// parentheses that may hold anything).
+fn scheduling(stat: &str) -> Option<String> {
+    let policy = stat.rsplit_once(')')?.1.split_whitespace().nth(38)?;
+    Some(match policy {
+        "0" => "SCHED_OTHER".into(),
+        "3" => "SCHED_BATCH".into(),
+        other => format!("policy {other}"),
+    })
+}
+
 fn open_files() -> Option<(u64, u64)> {
     getrlimit(Resource::RLIMIT_NOFILE).ok()
 }
@@ -96,6 +109,20 @@ mod tests {
         let text = "processor\t: 0\nmodel name\t: AMD EPYC\nmodel name\t: another\n";
         assert_eq!(field(text, "model name").as_deref(), Some("AMD EPYC"));
         assert_eq!(field(text, "MemTotal"), None);
+    }
+
+    #[test]
+    fn the_class_of_a_process_is_read_behind_its_name() {
+        let own = read("/proc/self/stat").and_then(|text| scheduling(&text));
+        assert!(
+            own.is_some_and(|class| class.starts_with("SCHED_")),
+            "this test runs in a usual class"
+        );
+        let zeros = "0 ".repeat(37);
+        assert_eq!(
+            scheduling(&format!("7 (a b) c) S {zeros}3 0")).as_deref(),
+            Some("SCHED_BATCH")
+        );
     }
 
     #[test]

@@ -21,9 +21,11 @@ pub const TASK: &str = "look something up";
 /// Of the model, that a run of [`AGENT`] with [`TASK`] takes: one asks for the tool, one answers.
 pub const CALLS: u64 = 2;
 
-/// Runs of a worker at the same time, at the least: as many as keep two cores busy with a model that answers at once. More
-/// would only wait for each other: at 1,024 clients as many slots cost 1.3 times the CPU. Who finds none waits in the line.
-const SLOTS_MIN: u64 = 128;
+/// Runs of a worker at the same time, at the least. Fewer keep two cores busy with a model that answers at once, but who finds
+/// no slot waits in the line and is written once more; with as many as 1,024 the worker needs more memory and CPU.
+const SLOTS_MIN: u64 = 256;
+/// Of each role: three of them and their servers share two cores, and more threads would only take turns.
+const THREADS: &str = "1";
 /// Of Postgres: what a careful production server would have, on a machine of a few gigabytes.
 const POSTGRES: [&str; 2] = ["shared_buffers=512MB", "max_wal_size=4GB"];
 /// For the statistics of its statements.
@@ -70,7 +72,8 @@ impl Rig {
             Mode::Distributed => Layout::distributed()
                 .workers(1)
                 .private_servers()
-                .postgres_settings(&postgres),
+                .postgres_settings(&postgres)
+                .env("TOKIO_WORKER_THREADS", THREADS),
         };
         // One tenant asks for everything, so the walls between tenants would be all that is measured.
         let config = format!(
@@ -111,6 +114,7 @@ impl Rig {
         if options.mode == Mode::Distributed {
             let all = ["fsync=on, max_connections=200", &postgres.join(", ")].join(", ");
             settings.insert("postgres".into(), all.into());
+            settings.insert("TOKIO_WORKER_THREADS".into(), THREADS.into());
         }
         Ok(Self { stack, model, settings })
     }

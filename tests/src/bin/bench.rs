@@ -53,7 +53,7 @@ struct Args {
     /// --statements, --allocations and --compare]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
     c: Vec<u32>,
-    /// Runs the worker executes at the same time [default: 128; as many as a scenario holds open where that is more]
+    /// Runs the worker executes at the same time [default: 256; as many as a scenario holds open where that is more]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
     slots: Option<u64>,
     /// How long a level is measured, after two seconds of warming up [default: 10; 5 with --compare]
