@@ -87,6 +87,7 @@ def measure_all(args: argparse.Namespace, systems: list, found: services.Service
                             row |= {"has_stores": bool(running.stores)}
                     except Failed as why:
                         row = {"failed": str(why)}
+                    found.forget([f"{around.nats_prefix.upper()}_COMMANDS", f"{around.nats_prefix}_COMMANDS"])
                     shutil.rmtree(own)
                     say(f"{report.where(named)}: {in_short(row)}")
                     yield named | row

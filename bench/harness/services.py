@@ -1,6 +1,7 @@
 """The test bed's private Postgres and NATS."""
 
 import re
+import socket
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,22 @@ class Services:
             yield f"{self.postgres_url}/{name}"
         finally:
             self.sql(f"drop database if exists {name} with (force)")
+
+
+    def forget(self, streams: list[str]) -> None:
+        """Deletes what a turn has left in JetStream: each stream sets some of its storage aside, until none is left."""
+        host, port = self.nats_url.removeprefix("nats://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            lines = connection.makefile("rwb")
+            lines.write(b"CONNECT {}\r\nSUB answers 1\r\n")
+            for stream in streams:
+                lines.write(f"PUB $JS.API.STREAM.DELETE.{stream} answers 0\r\n\r\n".encode())
+            lines.flush()
+            # One for each, that there was none as well.
+            for _ in streams:
+                while line := lines.readline():
+                    if line.startswith(b"MSG answers "):
+                        break
 
 
 def start() -> Services:
