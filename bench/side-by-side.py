@@ -85,9 +85,9 @@ def measure_all(args: argparse.Namespace, systems: list, found: services.Service
                         with system.start(around) as running:
                             row = measure.under_load(running, clients, args.seconds, args.warm_up, model_url, model_pid)
                             row |= {"has_stores": bool(running.stores)}
+                        found.forget([f"{around.nats_prefix.upper()}_COMMANDS", f"{around.nats_prefix}_COMMANDS"])
                     except Failed as why:
                         row = {"failed": str(why)}
-                    found.forget([f"{around.nats_prefix.upper()}_COMMANDS", f"{around.nats_prefix}_COMMANDS"])
                     shutil.rmtree(own)
                     say(f"{report.where(named)}: {in_short(row)}")
                     yield named | row
@@ -114,9 +114,6 @@ def main() -> int:
     if args.prepare:
         return 1 if absent else 0
     found = services.start()
-    # Everybody: what is started from here inherits it.
-    for pid in (os.getpid(), found.postgres_pid, found.nats_pid):
-        as_batch(pid)
     sitting = {
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
@@ -127,10 +124,12 @@ def main() -> int:
     }
     rows, failed = [], []
     path = args.json or paths.OUT / time.strftime("%Y-%m-%d-%H%M%S.json", time.gmtime())
-    for turn in measure_all(args, systems, found):
-        (failed if "failed" in turn else rows).append(turn)
-        # Whole after each turn: a sitting that is cut short has been of some use.
-        path.write_text(json.dumps(sitting | {"failed": failed, "rows": rows}, indent=1) + "\n")
+    # Everybody: what is started from here inherits it.
+    with as_batch([os.getpid(), found.postgres_pid, found.nats_pid]):
+        for turn in measure_all(args, systems, found):
+            (failed if "failed" in turn else rows).append(turn)
+            # Whole after each turn: a sitting that is cut short has been of some use.
+            path.write_text(json.dumps(sitting | {"failed": failed, "rows": rows}, indent=1) + "\n")
     # Rounds differ in their order; what is read does not.
     names = [system.name for system in ALL]
     print(report.whole(sorted(rows, key=lambda row: (args.c.index(row["clients"]), names.index(row["system"])))))

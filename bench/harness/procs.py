@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 READY_SECONDS_MAX = 60
@@ -30,18 +31,42 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def as_batch(root: int) -> None:
-    """Puts a process with all its threads and descendants into the scheduling class SCHED_BATCH, which what they start inherits:
-    whoever wakes up does not push aside who is running (sched(7)). On few cores full of processes that wake each other
-    for each message, pushing aside is most of what there is to schedule, and each time the caches are somebody else's."""
+@contextmanager
+def as_batch(roots: list[int]):
+    """Puts processes with all their threads and descendants into the scheduling class SCHED_BATCH, which what they start
+    inherits, and back at the end: whoever wakes up does not push aside who is running (sched(7)). On few cores full of
+    processes that wake each other for each message, pushing aside is most of what there is to schedule, and each time the
+    caches are somebody else's."""
+    schedule(roots, os.SCHED_BATCH)
     try:
-        for pid in family(root, _stats()):
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                os.sched_setscheduler(int(thread), os.SCHED_BATCH, os.sched_param(0))
-    except (FileNotFoundError, ProcessLookupError):
-        pass  # one of them has ended meanwhile
-    except PermissionError as why:
-        raise Failed(f"process {root} cannot be given the scheduling class SCHED_BATCH: {why}") from why
+        yield
+    finally:
+        schedule(roots, os.SCHED_OTHER)
+
+
+def schedule(roots: list[int], policy: int) -> None:
+    """Until nobody is found who is not in that class: threads start others meanwhile."""
+    changed = True
+    while changed:
+        changed = False
+        stats = _stats()
+        for pid in (pid for root in roots for pid in family(root, stats)):
+            for thread in threads(pid):
+                try:
+                    if os.sched_getscheduler(thread) != policy:
+                        os.sched_setscheduler(thread, policy, os.sched_param(0))
+                        changed = True
+                except ProcessLookupError:
+                    pass  # it has ended meanwhile
+                except PermissionError as why:
+                    raise Failed(f"the scheduling class of process {pid} cannot be set (CAP_SYS_NICE?): {why}") from why
+
+
+def threads(pid: int) -> list[int]:
+    try:
+        return [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+    except FileNotFoundError:
+        return []
 
 
 class Group:

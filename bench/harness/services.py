@@ -1,8 +1,10 @@
 """The test bed's private Postgres and NATS."""
 
+import json
 import re
 import socket
 import subprocess
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,21 +40,27 @@ class Services:
         finally:
             self.sql(f"drop database if exists {name} with (force)")
 
-
     def forget(self, streams: list[str]) -> None:
         """Deletes what a turn has left in JetStream: each stream sets some of its storage aside, until none is left."""
         host, port = self.nats_url.removeprefix("nats://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            lines = connection.makefile("rwb")
-            lines.write(b"CONNECT {}\r\nSUB answers 1\r\n")
-            for stream in streams:
-                lines.write(f"PUB $JS.API.STREAM.DELETE.{stream} answers 0\r\n\r\n".encode())
-            lines.flush()
-            # One for each, that there was none as well.
-            for _ in streams:
-                while line := lines.readline():
-                    if line.startswith(b"MSG answers "):
-                        break
+        inbox = f"_INBOX.{uuid.uuid4().hex}"
+        try:
+            with socket.create_connection((host, int(port)), timeout=10) as connection:
+                lines = connection.makefile("rwb")
+                lines.write(f"CONNECT {{}}\r\nSUB {inbox} 1\r\n".encode())
+                for stream in streams:
+                    lines.write(f"PUB $JS.API.STREAM.DELETE.{stream} {inbox} 0\r\n\r\n".encode())
+                lines.flush()
+                for stream in streams:
+                    while not (line := lines.readline()).startswith(b"MSG "):
+                        if not line or line.startswith(b"-ERR"):
+                            raise Failed(f"NATS was asked to delete the stream {stream} and said {line!r}")
+                    answer = json.loads(lines.readline())
+                    # 404: there was none.
+                    if not answer.get("success") and answer.get("error", {}).get("code") != 404:
+                        raise Failed(f"NATS did not delete the stream {stream}: {answer}")
+        except OSError as why:
+            raise Failed(f"NATS does not answer at {self.nats_url}: {why}") from why
 
 
 def start() -> Services:

@@ -62,8 +62,8 @@ impl Db {
         let options = PgConnectOptions::from_str(url)
             .map_err(|error| Error::Refused(format!("the database URL does not read: {error}")))?
             .application_name("steadfast")
-            // What is asked for is little, however much there is: these keep the plans at index look-ups. They are made once,
-            // on the first connections' first use, when the tables may be empty, and a small table is read whole.
+            // Little is asked for, however much there is: these keep the plans at index look-ups. A plan is made once, by each
+            // connection; made while a table was empty or small, it would go on to read that table whole.
             .options([
                 // A transaction whose process is frozen would hold back every reader of the log.
                 ("idle_in_transaction_session_timeout", "60s"),

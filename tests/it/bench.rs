@@ -33,7 +33,7 @@ fn the_bench_measures_a_clean_system_and_loses_nothing() {
     ] {
         assert!(row[name].as_f64().is_some_and(|value| value > 0.0), "{name} in {row}");
     }
-    assert_eq!(measured["settings"]["worker.slots"], 128, "{report}");
+    assert_eq!(measured["settings"]["worker.slots"], 256, "{report}");
     for name in ["commit", "tree", "program", "program_path"] {
         assert!(report["versions"][name].is_string(), "{name} in {report}");
     }

@@ -46,7 +46,7 @@ const ADVANCE: &str = "
 const LOAD: &str = "
     select run_id, payload from unnest($1::uuid[]) as asked (id)
     cross join lateral (select run_id, payload from kept where run_id = id and version = 1 limit 1) first";
-/// As Steadfast's connections have them (`src/store/sql.rs`): plans are made once, of look-ups.
+/// Those of Steadfast's connections (`src/store/sql.rs`) that make a difference here: plans are made once, of look-ups.
 const SETTINGS: [(&str, &str); 4] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_hashjoin", "off"),
