@@ -85,7 +85,6 @@ def measure_all(args: argparse.Namespace, systems: list, found: services.Service
                         with system.start(around) as running:
                             row = measure.under_load(running, clients, args.seconds, args.warm_up, model_url, model_pid)
                             row |= {"has_stores": bool(running.stores)}
-                        found.forget([f"{around.nats_prefix.upper()}_COMMANDS", f"{around.nats_prefix}_COMMANDS"])
                     except Failed as why:
                         row = {"failed": str(why)}
                     shutil.rmtree(own)

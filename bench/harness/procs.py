@@ -49,8 +49,8 @@ def schedule(roots: list[int], policy: int) -> None:
     changed = True
     while changed:
         changed = False
-        stats = _stats()
-        for pid in (pid for root in roots for pid in family(root, stats)):
+        children = children_of(_stats())
+        for pid in (pid for root in roots for pid in family(root, children)):
             for thread in threads(pid):
                 try:
                     if os.sched_getscheduler(thread) != policy:
@@ -160,21 +160,26 @@ def _stats() -> dict[int, tuple[int, int, int]]:
 def trees(roots: dict[str, int]) -> dict[str, tuple[float, float]]:
     """CPU seconds so far and resident MiB of each process with all its descendants."""
     stats = _stats()
+    children = children_of(stats)
     costs = {}
     for name, root in roots.items():
         if root not in stats:
             raise Failed(f"{name} (pid {root}) has ended in the middle of a measurement")
-        of_all = [stats[pid] for pid in family(root, stats)]
+        of_all = [stats[pid] for pid in family(root, children)]
         ticks, pages = (sum(stat[column] for stat in of_all) for column in (1, 2))
         costs[name] = (ticks / TICKS_PER_SECOND, pages * PAGE_BYTES / 2**20)
     return costs
 
 
-def family(root: int, stats: dict[int, tuple[int, int, int]]) -> list[int]:
-    """The process and all its descendants."""
+def children_of(stats: dict[int, tuple[int, int, int]]) -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     for pid, (parent, _, _) in stats.items():
         children.setdefault(parent, []).append(pid)
+    return children
+
+
+def family(root: int, children: dict[int, list[int]]) -> list[int]:
+    """The process and all its descendants."""
     found = [root]
     for pid in found:
         found += children.get(pid, [])

@@ -40,27 +40,33 @@ class Services:
         finally:
             self.sql(f"drop database if exists {name} with (force)")
 
-    def forget(self, streams: list[str]) -> None:
-        """Deletes what a turn has left in JetStream: each stream sets some of its storage aside, until none is left."""
+    @contextmanager
+    def commands(self, turn: str):
+        """A turn's own prefix in NATS, as what another has left belongs to another database. The stream of its commands is
+        deleted afterwards: each sets some of JetStream's storage aside, until none is left."""
+        prefix = turn.replace("-", "_")
+        try:
+            yield prefix
+        finally:
+            self.delete_stream(f"{prefix.upper()}_COMMANDS")
+
+    def delete_stream(self, name: str) -> None:
         host, port = self.nats_url.removeprefix("nats://").split(":")
         inbox = f"_INBOX.{uuid.uuid4().hex}"
         try:
             with socket.create_connection((host, int(port)), timeout=10) as connection:
                 lines = connection.makefile("rwb")
-                lines.write(f"CONNECT {{}}\r\nSUB {inbox} 1\r\n".encode())
-                for stream in streams:
-                    lines.write(f"PUB $JS.API.STREAM.DELETE.{stream} {inbox} 0\r\n\r\n".encode())
+                lines.write(f"CONNECT {{}}\r\nSUB {inbox} 1\r\nPUB $JS.API.STREAM.DELETE.{name} {inbox} 0\r\n\r\n".encode())
                 lines.flush()
-                for stream in streams:
-                    while not (line := lines.readline()).startswith(b"MSG "):
-                        if not line or line.startswith(b"-ERR"):
-                            raise Failed(f"NATS was asked to delete the stream {stream} and said {line!r}")
-                    answer = json.loads(lines.readline())
-                    # 404: there was none.
-                    if not answer.get("success") and answer.get("error", {}).get("code") != 404:
-                        raise Failed(f"NATS did not delete the stream {stream}: {answer}")
+                while not (line := lines.readline()).startswith(b"MSG "):
+                    if not line or line.startswith(b"-ERR"):
+                        raise Failed(f"NATS was asked to delete the stream {name} and said {line!r}")
+                answer = json.loads(lines.readline())
         except OSError as why:
             raise Failed(f"NATS does not answer at {self.nats_url}: {why}") from why
+        # 404: there was none.
+        if not answer.get("success") and answer.get("error", {}).get("code") != 404:
+            raise Failed(f"NATS did not delete the stream {name}: {answer}")
 
 
 def start() -> Services:

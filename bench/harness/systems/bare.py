@@ -92,9 +92,14 @@ class KeptShared(Bare):
     @contextmanager
     def start(around: Surroundings):
         services = around.services
-        with services.database("side_by_side_kept") as url, Group(around.home) as group:
+        with (
+            services.database("side_by_side_kept") as url,
+            services.commands(around.home.name) as prefix,
+            Group(around.home) as group,
+        ):
             [gateway, worker] = free_ports(2)
-            parts = ["--keep", url, "--nats", services.nats_url, "--prefix", around.nats_prefix]
+            # In capitals, as Steadfast names its stream.
+            parts = ["--keep", url, "--nats", services.nats_url, "--prefix", prefix.upper()]
             pids = {}
             for role, port in [("gateway", gateway), ("worker", worker)]:
                 pids[role] = group.start(role, command(around, port, "--role", role, *parts), ONE_THREAD)

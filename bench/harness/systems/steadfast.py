@@ -74,9 +74,13 @@ class Distributed(Steadfast):
     @contextmanager
     def start(around: Surroundings):
         services = around.services
-        with services.database("side_by_side_steadfast") as url, Group(around.home) as group:
+        with (
+            services.database("side_by_side_steadfast") as url,
+            services.commands(around.home.name) as prefix,
+            Group(around.home) as group,
+        ):
             env = configure(around)
-            env |= {"DATABASE_URL": url, "NATS_URL": services.nats_url, "STEADFAST_NATS_PREFIX": around.nats_prefix}
+            env |= {"DATABASE_URL": url, "NATS_URL": services.nats_url, "STEADFAST_NATS_PREFIX": prefix}
             env |= ONE_THREAD
             group.run("migrate", [paths.STEADFAST, "migrate"], env)
             ports = dict(zip(["gateway", "worker", "projector"], free_ports(3)))

@@ -19,11 +19,6 @@ class Surroundings:
     model_url: str
     services: Services
 
-    @property
-    def nats_prefix(self) -> str:
-        """Of its own: what the turn before left in NATS belongs to another database."""
-        return self.home.name.replace("-", "_")
-
 
 @dataclass
 class Running:
